@@ -1,0 +1,192 @@
+"""Schemes: how the numbers of one tensor are stored and computed with.
+
+A scheme prints and parses as a short name:
+
+========== =====================================================================================================
+``u4g32``  uniform 4-bit weights, one fp16 scale per group of 32 along the input dimension, symmetric
+``u4g32z`` the same with an 8-bit zero point per group (asymmetric)
+``u4row``  one scale per output row
+``f16``    weights stored in half precision (``f32``: single)
+``a8``     activations quantized to int8 at run time, one scale per token and weight group
+``a16``    activations stay in floating point
+``k16``    a K cache in half precision (``k32``: single); ``v16``, ``v32`` likewise for V
+========== =====================================================================================================
+
+A linear layer's scheme is a weight scheme followed by an activation scheme: ``u4g32a8``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from bitwright.errors import UsageError
+
+BITS = (2, 3, 4, 5, 6, 8)
+GROUPS = (32, 64, 128)
+SCALE_BYTES = 2
+ZERO_POINT_BYTES = 1
+
+_WEIGHT = re.compile(r"u(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))(?P<zero>z?)|f(?P<float>\d+)")
+_ACTIVATION = re.compile(r"a(?P<bits>\d+)")
+_CACHE = re.compile(r"(?P<tensor>[kv])(?P<bits>\d+)")
+
+_EXAMPLES = "u4g32a8, u4g32za16, u3g64a8, u8rowa8, f16, f32"
+
+
+def _malformed(text: str, limit: str) -> UsageError:
+    return UsageError(f"'{text}' is not a scheme", limit=limit, remedy=f"use a name such as {_EXAMPLES}")
+
+
+@dataclass(frozen=True, order=True)
+class WeightScheme:
+    """Storage of one weight matrix of shape (outputs, inputs).
+
+    Attributes:
+        kind: ``uniform`` (packed integer codes with scales) or ``float``.
+        bits: width of one code; 16 or 32 for floats.
+        group: inputs that share a scale; 0 means the whole row.
+        symmetric: no zero points: a code c stands for (c - 2**(bits-1)) * scale. Otherwise (c - zero) * scale.
+    """
+
+    kind: Literal["uniform", "float"]
+    bits: int
+    group: int = 0
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind == "float":
+            if self.bits not in (16, 32) or self.group or not self.symmetric:
+                raise _malformed(f"f{self.bits}", "float weights are f16 or f32")
+            return
+        if self.bits not in BITS:
+            raise _malformed(self.name, f"uniform widths are {', '.join(map(str, BITS))} bits")
+        if self.group not in (0, *GROUPS):
+            raise _malformed(self.name, f"group sizes are {', '.join(map(str, GROUPS))} or a whole row")
+
+    @classmethod
+    def parse(cls, text: str) -> WeightScheme:
+        match = _WEIGHT.fullmatch(text)
+        if not match:
+            raise _malformed(text, "a weight scheme is u<bits>g<group>[z], u<bits>row[z], f16 or f32")
+        if match["float"]:
+            return cls("float", int(match["float"]))
+        if match["group"] and int(match["group"]) == 0:
+            raise _malformed(text, f"group sizes are {', '.join(map(str, GROUPS))} or row")
+        return cls("uniform", int(match["bits"]), int(match["group"] or 0), not match["zero"])
+
+    @property
+    def name(self) -> str:
+        if self.kind == "float":
+            return f"f{self.bits}"
+        return f"u{self.bits}{f'g{self.group}' if self.group else 'row'}{'' if self.symmetric else 'z'}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "float"
+
+    def groups(self, inputs: int) -> int:
+        """Number of scales in one row of ``inputs`` weights."""
+        return inputs // self.group if self.group else 1
+
+    def storage_bytes(self, outputs: int, inputs: int) -> int:
+        """Bytes of codes, scales and zero points of ``outputs`` x ``inputs`` weights, before padding to whole tiles."""
+        if self.is_float:
+            return outputs * inputs * self.bits // 8
+        per_group = SCALE_BYTES + (0 if self.symmetric else ZERO_POINT_BYTES)
+        return outputs * (inputs * self.bits // 8 + self.groups(inputs) * per_group)
+
+
+@dataclass(frozen=True, order=True)
+class ActivationScheme:
+    """How a linear layer reads its input: 8 = int8, quantized per token and group at run time; 16 = floating point."""
+
+    bits: Literal[8, 16] = 16
+
+    def __post_init__(self) -> None:
+        if self.bits not in (8, 16):
+            raise _malformed(self.name, "activations are a8 (int8) or a16 (floating point)")
+
+    @classmethod
+    def parse(cls, text: str) -> ActivationScheme:
+        match = _ACTIVATION.fullmatch(text)
+        if not match:
+            raise _malformed(text, "activations are a8 or a16")
+        return cls(int(match["bits"]))  # type: ignore[arg-type]  # __post_init__ checks the value
+
+    @property
+    def name(self) -> str:
+        return f"a{self.bits}"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, order=True)
+class LinearScheme:
+    """Scheme of a linear layer, embedding or lm_head: weights and the activation they multiply."""
+
+    weight: WeightScheme
+    activation: ActivationScheme = ActivationScheme(16)
+
+    def __post_init__(self) -> None:
+        if self.weight.is_float and self.activation.bits != 16:
+            raise _malformed(self.name, "float weights multiply float activations")
+
+    @classmethod
+    def parse(cls, text: str) -> LinearScheme:
+        text = text.strip()
+        cut = text.rfind("a")
+        if cut <= 0:
+            return cls(WeightScheme.parse(text))
+        return cls(WeightScheme.parse(text[:cut]), ActivationScheme.parse(text[cut:]))
+
+    @property
+    def name(self) -> str:
+        return self.weight.name if self.weight.is_float else f"{self.weight.name}{self.activation.name}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def with_activation(self, bits: Literal[8, 16]) -> LinearScheme:
+        return replace(self, activation=ActivationScheme(bits))
+
+
+@dataclass(frozen=True, order=True)
+class CacheScheme:
+    """Storage of one layer's K or V cache."""
+
+    tensor: Literal["k", "v"]
+    bits: Literal[16, 32] = 16
+
+    def __post_init__(self) -> None:
+        if self.tensor not in ("k", "v") or self.bits not in (16, 32):
+            raise UsageError(
+                f"'{self.name}' is not a cache scheme",
+                limit="caches are stored as k16/v16 (half) or k32/v32 (single)",
+                remedy="packed caches are not implemented yet",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> CacheScheme:
+        match = _CACHE.fullmatch(text.strip())
+        if not match:
+            raise UsageError(f"'{text}' is not a cache scheme", limit="k16, k32, v16 or v32", remedy="use k16")
+        return cls(match["tensor"], int(match["bits"]))  # type: ignore[arg-type]  # __post_init__ checks the values
+
+    @property
+    def name(self) -> str:
+        return f"{self.tensor}{self.bits}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def bytes_per_token(self, heads: int, head_dim: int) -> int:
+        return heads * head_dim * self.bits // 8
+
+
+Scheme = LinearScheme | CacheScheme

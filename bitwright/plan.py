@@ -1,0 +1,126 @@
+"""Plan: which scheme each site gets, and what the choice was computed from. A file people read, diff and edit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from bitwright.errors import BitwrightError, InputError
+from bitwright.scheme import CacheScheme, LinearScheme, Scheme
+from bitwright.site import Site
+
+PLAN_VERSION = 1
+
+
+def parse_site_scheme(text: str) -> Scheme:
+    """A cache scheme when it reads as one (``k16``), else a linear scheme."""
+    return CacheScheme.parse(text) if text[:1] in ("k", "v") else LinearScheme.parse(text)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Schemes by site name, with provenance.
+
+    Attributes:
+        schemes: site name to scheme, in the model's order.
+        model: sha256 of the canonical model the sites were found in.
+        target: fingerprint of the target it was made for.
+        notes: other provenance (budgets, predicted bytes, digests), JSON values.
+    """
+
+    schemes: Mapping[str, Scheme]
+    model: str
+    target: str
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schemes", MappingProxyType(dict(self.schemes)))
+        object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+
+    def to_json(self) -> str:
+        """Byte-stable JSON: sites in model order, one per line."""
+        document = {
+            "plan_version": PLAN_VERSION,
+            "model": self.model,
+            "target": self.target,
+            "notes": dict(sorted(self.notes.items())),
+            "schemes": {site: scheme.name for site, scheme in self.schemes.items()},
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "plan") -> Plan:
+        """Read a plan.
+
+        Raises:
+            InputError: the text is not JSON, misses a key, or holds a scheme that does not parse.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise InputError("the plan is not valid JSON", where=f"{where}: {error}", remedy="fix the syntax") from error
+        if not isinstance(document, dict) or document.get("plan_version") != PLAN_VERSION:
+            raise InputError(
+                "the plan has an unknown version",
+                where=where,
+                limit=f"plan_version {PLAN_VERSION}",
+                remedy="write it again with this version of bitwright",
+            )
+        schemes = document.get("schemes")
+        if not isinstance(schemes, dict) or not all(isinstance(value, str) for value in schemes.values()):
+            raise InputError("the plan has no map of schemes", where=where, limit='"schemes": {site: scheme name}')
+        parsed: dict[str, Scheme] = {}
+        for site, name in schemes.items():
+            try:
+                parsed[site] = parse_site_scheme(name)
+            except BitwrightError as error:
+                raise InputError(error.what, where=f"{where}: site {site}", limit=error.limit, remedy=error.remedy) from error
+        notes = document.get("notes", {})
+        if not isinstance(notes, dict):
+            raise InputError("the plan's notes are not a map", where=where)
+        return cls(parsed, str(document.get("model", "")), str(document.get("target", "")), notes)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("the plan cannot be read", where=f"{path}: {error}") from error
+        return cls.from_json(text, where=str(path))
+
+    def check_sites(self, sites: tuple[Site, ...], *, where: str = "plan") -> None:
+        """Refuse a plan that misses a site or names one the model does not have.
+
+        Raises:
+            InputError: naming the first such sites.
+        """
+        known = {site.name: site for site in sites}
+        missing = [name for name in known if name not in self.schemes]
+        unknown = [name for name in self.schemes if name not in known]
+        if missing or unknown:
+            what = f"the plan misses {len(missing)} sites and names {len(unknown)} that the model does not have"
+            raise InputError(what, where=f"{where}: {', '.join((missing + unknown)[:5])}", remedy="make a plan for this model")
+        for name, scheme in self.schemes.items():
+            kind = known[name].kind
+            fits = isinstance(scheme, LinearScheme) if kind in ("linear", "table") else (
+                isinstance(scheme, CacheScheme) and kind.startswith(scheme.tensor)
+            )
+            if not fits:
+                raise InputError(f"scheme {scheme} does not fit a site of kind {kind}", where=f"{where}: site {name}")
+
+
+def uniform_plan(
+    sites: tuple[Site, ...], scheme: LinearScheme, *, table: LinearScheme | None, cache_bits: int, model: str, target: str
+) -> Plan:
+    """The same scheme everywhere: ``scheme`` for linear layers, ``table`` (default: the same) for embedding/lm_head."""
+    schemes: dict[str, Scheme] = {}
+    for site in sites:
+        if site.kind in ("k_cache", "v_cache"):
+            schemes[site.name] = CacheScheme(site.kind[0], cache_bits)  # type: ignore[arg-type]  # checked at birth
+        else:
+            schemes[site.name] = (table or scheme) if site.kind == "table" else scheme
+    return Plan(schemes, model, target, {"strategy": "uniform"})

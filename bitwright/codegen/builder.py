@@ -1,0 +1,126 @@
+"""Helpers around TVM's IRBuilder shared by all kernel builders.
+
+Kernels are built, not parsed: a Python loop unrolls at build time, a ``loop(...)`` stays in the program. Every index is int64,
+because the element offset of a large table does not fit 32 bits.
+
+Importing this module imports TVM (seconds): import it inside the verb that builds kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import PrimFunc, Var
+from tvm.tirx.script import builder as T
+
+
+def symbol(name: str) -> Var:
+    """A symbolic int64 extent, such as the number of tokens ``n``."""
+    return Var(name, "int64")
+
+
+class Kernel:
+    """A prim_func under construction; ``func`` holds it once the ``with kernel(...)`` block ends."""
+
+    def __init__(self) -> None:
+        self._func: PrimFunc | None = None
+
+    @property
+    def func(self) -> PrimFunc:
+        assert self._func is not None, "the function exists after the `with kernel(...)` block"
+        return self._func
+
+    def tensor(self, name: str, shape: Sequence[Any], dtype: str) -> Any:
+        """The next argument: a contiguous tensor. Extents may be ints or symbols."""
+        return T.match_buffer(T.arg(name, T.handle()), [_index(extent) for extent in shape], dtype)
+
+    def scalar(self, name: str, dtype: str = "int64") -> Any:
+        """The next argument: a scalar."""
+        return T.arg(name, Var(name, dtype))
+
+
+@contextmanager
+def kernel(name: str) -> Iterator[Kernel]:
+    """Opens a prim_func called ``name``: arguments do not alias each other."""
+    builder = Kernel()
+    with IRBuilder() as ir_builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"global_symbol": name, "tirx.noalias": True})
+            yield builder
+    builder._func = ir_builder.get()
+
+
+def _index(value: Any) -> Any:
+    return T.int64(value) if isinstance(value, int) else value
+
+
+def loop(extent: Any, kind: Literal["serial", "parallel"] = "serial", *, start: Any = 0) -> Any:
+    """``with loop(n) as i``: i = start .. start+extent-1 in int64."""
+    make = {"serial": T.serial, "parallel": T.parallel}[kind]
+    return make(_index(start), _index(start + extent))
+
+
+def splat(value: Any, lanes: int) -> Any:
+    """A vector with ``lanes`` copies of a scalar expression."""
+    return T.broadcast(value, lanes)
+
+
+def vector(dtype: str, lanes: int) -> str:
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
+
+
+def load(buffer: Any, indices: Sequence[Any], lanes: int) -> Any:
+    """``lanes`` consecutive elements of the last axis, starting at ``indices``."""
+    return buffer.vload([_index(index) for index in indices], vector(buffer.dtype, lanes))
+
+
+def store(buffer: Any, value: Any, indices: Sequence[Any], lanes: int) -> None:
+    """Writes ``lanes`` consecutive elements of the last axis, starting at ``indices``."""
+    *outer, last = [_index(index) for index in indices]
+    T.buffer_store(buffer, value, [*outer, T.ramp(last, T.int64(1), lanes) if lanes > 1 else last])
+
+
+class Registers:
+    """``count`` local variables of one (vector) type, indexed by Python ints so that LLVM keeps them in registers."""
+
+    def __init__(self, count: int, dtype: str) -> None:
+        self.dtype = dtype
+        self._buffer = T.alloc_buffer((count,), dtype, scope="local")
+
+    def __getitem__(self, index: int) -> Any:
+        return self._buffer[index]
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        T.buffer_store(self._buffer, value, [index])
+
+
+def llvm(intrinsic: str, dtype: str, *args: Any) -> Any:
+    """A call of a pure LLVM intrinsic, by its name such as ``llvm.x86.avx2.pmadd.ub.sw``."""
+    return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(intrinsic), *args, dtype=dtype)
+
+
+def build(functions: PrimFunc | Mapping[str, PrimFunc], target: Any) -> Any:
+    """Compiles one function, or several by name, for tests and measurements; the result is called as ``lib[name](*tensors)``."""
+    if isinstance(functions, PrimFunc):
+        functions = {str(functions.attrs["global_symbol"]): functions}
+    return tvm.compile(tvm.IRModule(dict(functions)), target=target)
+
+
+def host_features() -> frozenset[str]:
+    """Features that LLVM finds on this machine (never assumed from the CPU's name: a hypervisor may hide some)."""
+    features = tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    return frozenset(str(name) for name, present in features.items() if present)
+
+
+def read_host_target(cores: int = 0) -> Any:
+    """An LLVM target for this machine built from its features alone. ``cores`` 0 means all that this process may use."""
+    import os
+
+    cores = cores or len(os.sched_getaffinity(0))
+    mattr = [f"+{feature}" for feature in sorted(host_features())]
+    return tvm.target.Target({"kind": "llvm", "mattr": mattr, "num-cores": cores})

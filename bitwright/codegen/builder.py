@@ -1,7 +1,7 @@
 """Helpers around TVM's IRBuilder shared by all kernel builders.
 
-Kernels are built, not parsed: a Python loop unrolls at build time, a ``loop(...)`` stays in the program. Every index is int64,
-because the element offset of a large table does not fit 32 bits.
+Kernels are built, not parsed: a Python loop unrolls at build time, a ``loop(...)`` stays in the program. Every index is
+int64, because the element offset of a large table does not fit 32 bits.
 
 Importing this module imports TVM (seconds): import it inside the verb that builds kernels.
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import PrimFunc, Var
-from tvm.tirx.script import builder as T
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 
 def symbol(name: str) -> Var:
@@ -47,11 +47,10 @@ class Kernel:
 def kernel(name: str) -> Iterator[Kernel]:
     """Opens a prim_func called ``name``: arguments do not alias each other."""
     builder = Kernel()
-    with IRBuilder() as ir_builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True})
-            yield builder
+    with IRBuilder() as ir_builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        yield builder
     builder._func = ir_builder.get()
 
 
@@ -105,7 +104,7 @@ def llvm(intrinsic: str, dtype: str, *args: Any) -> Any:
 
 
 def build(functions: PrimFunc | Mapping[str, PrimFunc], target: Any) -> Any:
-    """Compiles one function, or several by name, for tests and measurements; the result is called as ``lib[name](*tensors)``."""
+    """Compiles one function, or several by name, for tests and measurements: call ``build(f, target)[name](*tensors)``."""
     if isinstance(functions, PrimFunc):
         functions = {str(functions.attrs["global_symbol"]): functions}
     return tvm.compile(tvm.IRModule(dict(functions)), target=target)
@@ -118,7 +117,7 @@ def host_features() -> frozenset[str]:
 
 
 def read_host_target(cores: int = 0) -> Any:
-    """An LLVM target for this machine built from its features alone. ``cores`` 0 means all that this process may use."""
+    """An LLVM target for this machine, built from its features alone. ``cores`` 0: all that this process may use."""
     import os
 
     cores = cores or len(os.sched_getaffinity(0))

@@ -1,0 +1,50 @@
+"""The instruction sets that kernels are generated for.
+
+An ``Isa`` is what the generators need to know about a machine: how many 32-bit lanes a vector register has, how many
+registers there are, and which instruction multiplies and adds bytes. Everything else about the machine is the target's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One instruction set.
+
+    Attributes:
+        name: what users and records call it.
+        lanes: 32-bit lanes of a vector register; a packed line is ``4 * lanes`` bytes.
+        registers: vector registers, which bound the register blocks.
+        dot: the byte dot product: ``vnni`` (vpdpbusd), ``maddubs`` (vpmaddubsw + vpmaddwd) or ``portable`` (plain IR).
+        half: there is an instruction that widens half to single precision.
+        requires: alternatives; one of these sets of LLVM features must be present.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    dot: Literal["vnni", "maddubs", "portable"]
+    half: bool
+    requires: tuple[frozenset[str], ...]
+
+    def runs_with(self, features: frozenset[str]) -> bool:
+        return any(needed <= features for needed in self.requires)
+
+
+_AVX2 = frozenset({"avx2", "fma", "f16c"})
+
+AVX512VNNI = Isa("avx512vnni", 16, 32, "vnni", True, (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}),))
+AVXVNNI = Isa("avxvnni", 8, 16, "vnni", True, (_AVX2 | {"avxvnni"}, _AVX2 | {"avx512vl", "avx512vnni"}))
+AVX2 = Isa("avx2", 8, 16, "maddubs", True, (_AVX2,))
+GENERIC = Isa("generic", 8, 16, "portable", False, (frozenset(),))
+
+ISAS = (AVX512VNNI, AVXVNNI, AVX2, GENERIC)
+"""Best first."""
+
+
+def select_isa(features: frozenset[str]) -> Isa:
+    """The best instruction set that a machine with these LLVM features executes; ``generic`` runs everywhere."""
+    return next(isa for isa in ISAS if isa.runs_with(features))

@@ -62,7 +62,9 @@ class Plan:
         try:
             document = json.loads(text)
         except ValueError as error:
-            raise InputError("the plan is not valid JSON", where=f"{where}: {error}", remedy="fix the syntax") from error
+            raise InputError(
+                "the plan is not valid JSON", where=f"{where}: {error}", remedy="fix the syntax"
+            ) from error
         if not isinstance(document, dict) or document.get("plan_version") != PLAN_VERSION:
             raise InputError(
                 "the plan has an unknown version",
@@ -78,7 +80,9 @@ class Plan:
             try:
                 parsed[site] = parse_site_scheme(name)
             except BitwrightError as error:
-                raise InputError(error.what, where=f"{where}: site {site}", limit=error.limit, remedy=error.remedy) from error
+                raise InputError(
+                    error.what, where=f"{where}: site {site}", limit=error.limit, remedy=error.remedy
+                ) from error
         notes = document.get("notes", {})
         if not isinstance(notes, dict):
             raise InputError("the plan's notes are not a map", where=where)
@@ -103,18 +107,28 @@ class Plan:
         unknown = [name for name in self.schemes if name not in known]
         if missing or unknown:
             what = f"the plan misses {len(missing)} sites and names {len(unknown)} that the model does not have"
-            raise InputError(what, where=f"{where}: {', '.join((missing + unknown)[:5])}", remedy="make a plan for this model")
+            raise InputError(
+                what, where=f"{where}: {', '.join((missing + unknown)[:5])}", remedy="make a plan for this model"
+            )
         for name, scheme in self.schemes.items():
             kind = known[name].kind
-            fits = isinstance(scheme, LinearScheme) if kind in ("linear", "table") else (
-                isinstance(scheme, CacheScheme) and kind.startswith(scheme.tensor)
+            fits = (
+                isinstance(scheme, LinearScheme)
+                if kind in ("linear", "table")
+                else (isinstance(scheme, CacheScheme) and kind.startswith(scheme.tensor))
             )
             if not fits:
                 raise InputError(f"scheme {scheme} does not fit a site of kind {kind}", where=f"{where}: site {name}")
 
 
 def uniform_plan(
-    sites: tuple[Site, ...], scheme: LinearScheme, *, table: LinearScheme | None, cache_bits: int, model: str, target: str
+    sites: tuple[Site, ...],
+    scheme: LinearScheme,
+    *,
+    table: LinearScheme | None,
+    cache_bits: int,
+    model: str,
+    target: str,
 ) -> Plan:
     """The same scheme everywhere: ``scheme`` for linear layers, ``table`` (default: the same) for embedding/lm_head."""
     schemes: dict[str, Scheme] = {}

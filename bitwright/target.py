@@ -102,13 +102,30 @@ class Target:
             return cls(name, host.triple, "", frozenset(), host.cores, host.caches)
         cpu, features = NAMED[name]
         if not host.triple.startswith("x86_64"):
-            raise UsageError(f"target '{name}' needs an x86-64 machine", where=host.triple, remedy="use --target native")
+            raise UsageError(
+                f"target '{name}' needs an x86-64 machine", where=host.triple, remedy="use --target native"
+            )
         return cls(name, host.triple, cpu, frozenset(features), host.cores, host.caches)
 
 
 # Instruction sets our kernels or LLVM's own choices may use: what an artifact demands of the machine that runs it.
-_EXECUTABLE = frozenset((*_AVX512, "avx512vbmi", "avx512vbmi2", "avx512bf16", "avx512fp16", "avxvnni", "gfni", "amx-int8",
-                         "neon", "dotprod", "i8mm", "sve", "fullfp16"))
+_EXECUTABLE = frozenset(
+    (
+        *_AVX512,
+        "avx512vbmi",
+        "avx512vbmi2",
+        "avx512bf16",
+        "avx512fp16",
+        "avxvnni",
+        "gfni",
+        "amx-int8",
+        "neon",
+        "dotprod",
+        "i8mm",
+        "sve",
+        "fullfp16",
+    )
+)
 
 
 def versions() -> dict[str, str]:
@@ -126,7 +143,12 @@ def _native() -> Target:
     present = frozenset(name for name, there in host.items() if there)
     implied = _implied_features(triple, cpu)
     return Target(
-        "native", triple, cpu, present, len(os.sched_getaffinity(0)), cache_sizes(),
+        "native",
+        triple,
+        cpu,
+        present,
+        len(os.sched_getaffinity(0)),
+        cache_sizes(),
         frozenset(f for f in implied if host.get(f) is False),
     )
 
@@ -135,7 +157,9 @@ def _implied_features(triple: str, cpu: str) -> frozenset[str]:
     import tvm
     from tvm.target import codegen
 
-    return frozenset(map(str, codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))))
+    return frozenset(
+        map(str, codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})))
+    )
 
 
 def cache_sizes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:

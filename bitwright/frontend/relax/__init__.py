@@ -1,0 +1,1 @@
+"""Canonical ONNX to Relax: one converter per operator, keyed by (domain, operator)."""

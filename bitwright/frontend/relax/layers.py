@@ -1,0 +1,84 @@
+"""The operators a language model is made of: linear layers, tables, rotary positions, attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from bitwright import relax_ops
+from bitwright.frontend.relax.context import Context, Initializer, attribute, unsupported
+from bitwright.frontend.relax.registry import converter
+
+
+@converter("MatMul")
+def matmul(context: Context, node: ir.Node) -> Any:
+    weight = context.raw(node.inputs[1])
+    if not isinstance(weight, Initializer) or len(weight.shape) != 2:
+        raise unsupported(node, "the right factor is not a constant matrix (attention must be canonical first)")
+    x = context.expression(node.inputs[0])
+    return context.emit(relax_ops.call("linear", [x, context.parameter(weight, transpose=True)], site="", scheme=""))
+
+
+@converter("Gather")
+def gather(context: Context, node: ir.Node) -> Any:
+    table = context.raw(node.inputs[0])
+    if not isinstance(table, Initializer) or len(table.shape) != 2 or attribute(node, "axis", 0) != 0:
+        raise unsupported(node, "only rows of a constant table can be gathered")
+    ids = context.expression(node.inputs[1])
+    return context.emit(relax_ops.call("embedding", [ids, context.parameter(table)], site="", scheme=""))
+
+
+@converter("RotaryEmbedding")
+def rotary(context: Context, node: ir.Node) -> Any:
+    if len(node.inputs) < 4 or node.inputs[3] is None:
+        raise unsupported(node, "position ids are missing")
+    x = context.expression(node.inputs[0])
+    tables = [context.raw(v) for v in node.inputs[1:3]]
+    if not all(isinstance(table, Initializer) for table in tables):
+        raise unsupported(node, "cos and sin are not constant tables")
+    positions = context.expression(node.inputs[3])
+    heads = int(attribute(node, "num_heads", 0))
+    if heads <= 0:
+        raise unsupported(node, "num_heads is missing")
+    arguments = [x, *(context.parameter(table) for table in tables), positions]
+    return context.emit(
+        relax_ops.call(
+            "rope",
+            arguments,
+            heads=heads,
+            rotary_dim=2 * tables[0].shape[1],
+            interleaved=int(attribute(node, "interleaved", 0)),
+        )
+    )
+
+
+@converter("Attention")
+@converter("Attention", domain="bitwright")
+def attention(context: Context, node: ir.Node) -> Any:
+    q, k, v = (context.expression(value) for value in node.inputs[:3])
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        raise unsupported(node, "an explicit mask remains")
+    causal = bool(attribute(node, "is_causal", 0))
+    cached = len(node.inputs) > 5 and node.inputs[4] is not None
+    if causal != cached:
+        raise unsupported(node, "causal attention needs a cache, and a cache needs causal attention")
+    q_heads, kv_heads = int(attribute(node, "q_num_heads", 0)), int(attribute(node, "kv_num_heads", 0))
+    if q_heads <= 0 or kv_heads <= 0 or q_heads % kv_heads:
+        raise unsupported(node, f"{q_heads} query heads over {kv_heads} key/value heads")
+    head_dim = int(q.ty.shape.values[1]) // q_heads
+    common = {
+        "q_heads": q_heads,
+        "kv_heads": kv_heads,
+        "scale": float(attribute(node, "scale", head_dim**-0.5)),
+        "softcap": float(attribute(node, "softcap", 0.0)),
+    }
+    if not cached:
+        return context.emit(relax_ops.call("attention_full", [q, k, v], **common))
+    index = context.cached_attentions
+    context.cached_attentions += 1
+    window = int(attribute(node, "window", 0))
+    arguments = [q, k, v, *context.caches[index], context.position]
+    return context.emit(
+        relax_ops.call("attention", arguments, **common, window=window, layer=index, k_scheme="", v_scheme="")
+    )

@@ -1,0 +1,164 @@
+"""What a pass is: a frozen dataclass that turns one :class:`~bitwright.program.Program` into another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import tvm
+from tvm import relax
+
+from bitwright.program import Program
+
+
+class Pass(Protocol):
+    """A named transformation. Its dataclass fields are its options."""
+
+    name: str
+
+    def __call__(self, program: Program) -> Program: ...
+
+
+def bindings(function: Any) -> Iterator[Any]:
+    """The function's bindings in order."""
+    for block in function.body.blocks:
+        yield from block.bindings
+
+
+def functions(module: Any) -> Iterator[tuple[Any, Any]]:
+    """(global variable, function) of each Relax function, in name order."""
+    for variable in sorted(module.get_global_vars(), key=lambda v: v.name_hint):
+        if isinstance(module[variable], relax.Function):
+            yield variable, module[variable]
+
+
+def with_event(program: Program, pass_name: str, **counts: int) -> Program:
+    """The program with counts added to the report."""
+    if not any(counts.values()):
+        return program
+    return replace(program, events={**program.events, pass_name: dict(counts)})
+
+
+class Rewriter:
+    """Rebuild a function binding by binding.
+
+    ``visit(rewriter, variable, value)`` gets each binding with the new operands already in place. It returns the replacement
+    expression (emitted by itself or not), or None to keep the binding as it is.
+
+    Attributes:
+        builder: block builder, inside a data-flow block.
+        arguments: the function's first ``num_input`` variables (inputs and state).
+        parameters: name to variable; variables asked for with :meth:`parameter` are created on demand.
+        bound: what each variable of the new function is bound to.
+        memo: for visitors: what they want to find again later in the same function.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.builder = relax.BlockBuilder()
+        count = int(function.attrs["num_input"])
+        self.arguments = list(function.params[:count])
+        self._old = {v.name_hint: v for v in function.params[count:]}
+        self.parameters: dict[str, Any] = {}
+        self.bound: dict[Any, Any] = {}
+        self.memo: dict[Any, Any] = {}
+        self._map: dict[Any, Any] = {}
+
+    def parameter(self, name: str, shape: tuple[int, ...], dtype: str) -> Any:
+        """The variable of a (new) parameter."""
+        if name not in self.parameters:
+            self.parameters[name] = relax.Var(name, relax.TensorType(list(shape), dtype))
+        return self.parameters[name]
+
+    def emit(self, expr: Any) -> Any:
+        """Bind ``expr`` to a new variable; a variable is returned as it is."""
+        if isinstance(expr, relax.Var):
+            return expr
+        variable = self.builder.emit(expr)
+        self.bound[variable] = expr
+        return variable
+
+    def operand(self, expr: Any) -> Any:
+        """What a variable of the old function is in the new one."""
+        if not isinstance(expr, relax.Var):
+            return expr
+        if expr in self._map:
+            return self._map[expr]
+        if self._old.get(expr.name_hint) is not None and self._old[expr.name_hint].same_as(expr):
+            return self.parameters.setdefault(expr.name_hint, expr)
+        return expr
+
+    def substitute(self, value: Any) -> Any:
+        """``value`` with its direct operands replaced."""
+        if isinstance(value, relax.Call):
+            changed = [self._substitute_argument(a) for a in value.args]
+            return relax.Call(value.op, changed, attrs=value.attrs, ty_args=value.ty_args)
+        if isinstance(value, relax.TupleGetItem):
+            return relax.TupleGetItem(self.operand(value.tuple_value), value.index)
+        if isinstance(value, relax.Tuple):
+            return relax.Tuple([self._substitute_argument(f) for f in value.fields])
+        return self.operand(value)
+
+    def _substitute_argument(self, argument: Any) -> Any:
+        if isinstance(argument, relax.Tuple):
+            return relax.Tuple([self._substitute_argument(f) for f in argument.fields])
+        return self.operand(argument)
+
+    def run(self, name: str, visit: Callable[[Rewriter, Any, Any], Any]) -> Any:
+        """The rebuilt function, without bindings and parameters that nothing reads."""
+        live = _live(self.function)
+        attrs = {str(k): v for k, v in self.function.attrs.items()}
+        with self.builder.function(name, self.arguments, attrs=attrs, private=False):
+            with self.builder.dataflow():
+                for binding in bindings(self.function):
+                    if binding.var not in live:
+                        continue
+                    value = self.substitute(binding.value)
+                    replacement = visit(self, binding.var, value)
+                    self._map[binding.var] = self.emit(value if replacement is None else replacement)
+                output = self.builder.emit_output(self.operand(self.function.body.body))
+            self.builder.emit_func_output(output, params=[*self.arguments, *self.parameters.values()])
+        return self.builder.get()[name]
+
+
+def operands(value: Any) -> list[Any]:
+    """The variables an expression reads directly."""
+    if isinstance(value, relax.Var):
+        return [value]
+    if isinstance(value, relax.TupleGetItem):
+        return operands(value.tuple_value)
+    parts = value.args if isinstance(value, relax.Call) else value.fields if isinstance(value, relax.Tuple) else []
+    return [variable for part in parts for variable in operands(part)]
+
+
+def uses(function: Any) -> Counter[Any]:
+    """How often each variable is read."""
+    counts: Counter[Any] = Counter(v for b in bindings(function) for v in operands(b.value))
+    counts[function.body.body] += 1
+    return counts
+
+
+def _live(function: Any) -> set[Any]:
+    live = {function.body.body}
+    for binding in reversed(list(bindings(function))):
+        if binding.var in live:
+            live.update(operands(binding.value))
+    return live
+
+
+def rewrite(module: Any, visit: Callable[[Rewriter, Any, Any], Any]) -> Any:
+    """Every Relax function of the module, rebuilt with ``visit``; other functions are kept."""
+    result = tvm.IRModule()
+    for variable in module.get_global_vars():
+        if not isinstance(module[variable], relax.Function):
+            result[variable] = module[variable]
+    for variable, function in functions(module):
+        rebuilt = Rewriter(function).run(variable.name_hint, visit)
+        result[variable.name_hint] = Rewriter(rebuilt).run(variable.name_hint, _keep)
+    return result
+
+
+def _keep(_rewriter: Rewriter, _variable: Any, _value: Any) -> None:
+    return None

@@ -1,0 +1,48 @@
+"""Refuse a plan that asks for kernels which do not exist, naming every such site. Nothing is skipped silently."""
+
+from __future__ import annotations
+
+from bitwright.codegen.isa import Isa
+from bitwright.codegen.linear import LinearSpec, why_illegal
+from bitwright.errors import UnsupportedError
+from bitwright.plan import Plan
+from bitwright.scheme import BITS, GROUPS, LinearScheme, Scheme, WeightScheme
+from bitwright.site import Site
+
+SHOWN = 8
+
+
+def reason(site: Site, scheme: Scheme, isa: Isa) -> str | None:
+    """None if ``site`` can be compiled with ``scheme``, else why not."""
+    if not isinstance(scheme, LinearScheme):
+        return None
+    outputs, inputs = site.shape
+    return why_illegal(LinearSpec(outputs, inputs, scheme, site.bias), isa)
+
+
+def check_legal(plan: Plan, sites: tuple[Site, ...], isa: Isa) -> None:
+    """Check every site of a plan.
+
+    Raises:
+        UnsupportedError: naming the sites, their schemes and the reasons.
+    """
+    found = [
+        f"{site.name} [{site.shape[0]} x {site.shape[1]}] {plan.schemes[site.name]}: {why}"
+        for site in sites
+        if (why := reason(site, plan.schemes[site.name], isa)) is not None
+    ]
+    if not found:
+        return
+    shown = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+    raise UnsupportedError(
+        f"{len(found)} of {len(sites)} sites have no kernel for their scheme on {isa.name}",
+        where=shown,
+        remedy="choose a group size that divides the inputs (bitwright inspect lists the legal schemes), or f16",
+    )
+
+
+def legal_weights(site: Site, isa: Isa) -> list[WeightScheme]:
+    """Every weight scheme that ``site`` can have, symmetric ones, narrowest first, then f16 and f32."""
+    uniform = [WeightScheme("uniform", bits, group) for bits in BITS for group in (*GROUPS, 0)]
+    candidates = [*uniform, WeightScheme("float", 16), WeightScheme("float", 32)]
+    return [weight for weight in candidates if reason(site, LinearScheme(weight), isa) is None]

@@ -1,0 +1,37 @@
+"""What a quantizer returns, and what it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bitwright.scheme import WeightScheme
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """Codes of a weight matrix.
+
+    Attributes:
+        codes: uint8 [outputs, inputs], each below 2**bits.
+        scales: float16 [outputs, groups].
+        zeros: uint8 [outputs, groups], or None: the zero point is 2**(bits - 1) everywhere.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.float16]
+    zeros: npt.NDArray[np.uint8] | None
+
+    def dequantize(self, scheme: WeightScheme) -> npt.NDArray[np.float32]:
+        """(code - zero point) * scale, float32 [outputs, inputs]."""
+        outputs, inputs = self.codes.shape
+        groups = self.scales.shape[1]
+        zeros = np.float32(2 ** (scheme.bits - 1)) if self.zeros is None else self.zeros[:, :, None].astype(np.float32)
+        centred = self.codes.reshape(outputs, groups, inputs // groups).astype(np.float32) - zeros
+        return (centred * self.scales[:, :, None].astype(np.float32)).reshape(outputs, inputs)
+
+
+Quantizer = Callable[[npt.NDArray[np.float32], WeightScheme], QuantizedMatrix]

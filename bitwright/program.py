@@ -1,0 +1,69 @@
+"""The program a compilation transforms: a Relax module, the tensors it reads and what passes found out about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bitwright.plan import Plan
+from bitwright.site import Site
+
+# Tokens that share one vector of a K cache: its layout is [heads, capacity / 16, head size, 16].
+CACHE_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """One layer's cache: K is (kv_heads, tokens, head_dim), V is (kv_heads, tokens, value_dim)."""
+
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A tensor of the model that is a parameter of the Relax functions.
+
+    Attributes:
+        name: unique name.
+        shape, dtype: as Relax sees it; matrices of linear layers are [outputs, inputs] until they are packed.
+        load: reads or computes the array (C-contiguous) when asked.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], np.ndarray[Any, Any]]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Program:
+    """What goes from phase to phase. Passes return a new one.
+
+    Attributes:
+        module: ``tvm.IRModule`` with ``prefill``, ``decode``, ``score`` (decoder) or ``encode`` (encoder).
+        parameters: name to tensor; every parameter of a function that is neither input nor state is in here.
+        caches: shape of each cached attention's K and V.
+        capacity: tokens the caches hold, a multiple of CACHE_BLOCK.
+        kind: ``decoder`` or ``encoder``.
+        sites: found by ``find_sites``.
+        plan: set by ``annotate``.
+        events: what passes want the report to say (counts of fallbacks, fusions), by pass name.
+    """
+
+    module: Any
+    parameters: Mapping[str, Parameter]
+    caches: tuple[CacheShape, ...]
+    capacity: int
+    kind: str
+    sites: tuple[Site, ...] = ()
+    plan: Plan | None = None
+    events: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

@@ -65,8 +65,8 @@ def loop(extent: Any, kind: Literal["serial", "parallel"] = "serial", *, start: 
 
 
 def splat(value: Any, lanes: int) -> Any:
-    """A vector with ``lanes`` copies of a scalar expression."""
-    return T.broadcast(value, lanes)
+    """A vector with ``lanes`` copies of a scalar expression (the scalar itself if one)."""
+    return T.broadcast(value, lanes) if lanes > 1 else value
 
 
 def vector(dtype: str, lanes: int) -> str:

@@ -35,7 +35,7 @@ def quantize_activation(x: Array, group: int) -> tuple[Array, Array, Array]:
     absmax = np.abs(grouped).max(axis=2)
     live = absmax >= SMALLEST_ABSMAX
     inverse = np.where(live, np.float32(127) / np.where(live, absmax, np.float32(1)), np.float32(0))
-    scale = np.where(live, absmax * np.float32(1 / 127), np.float32(0)).astype(np.float32)
+    scale = np.where(live, absmax / np.float32(127), np.float32(0)).astype(np.float32)
     x8 = np.rint(grouped * inverse[..., None]).astype(np.int8)
     return x8.reshape(x.shape), scale, x8.sum(axis=2, dtype=np.int32)
 

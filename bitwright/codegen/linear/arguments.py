@@ -1,0 +1,86 @@
+"""The arguments of a linear kernel under construction, and how its results are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+from bitwright.codegen.builder import Kernel, Registers, load, loop, splat, store, symbol, vector
+from bitwright.codegen.isa import Isa
+from bitwright.codegen.layout import PackedLayout
+from bitwright.codegen.linear.spec import TOKENS, LinearSpec, linear_arguments
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Buffers by name, with what the generators derive from the spec."""
+
+    spec: LinearSpec
+    isa: Isa
+    layout: PackedLayout
+    tokens: Any
+    buffers: dict[str, Any]
+
+    @classmethod
+    def declare(cls, kernel: Kernel, spec: LinearSpec, isa: Isa) -> Arguments:
+        tokens = symbol("n") if spec.rows is None else spec.rows
+        buffers = {
+            tensor.name: kernel.tensor(
+                tensor.name, [tokens if extent == TOKENS else extent for extent in tensor.shape], tensor.dtype
+            )
+            for tensor in linear_arguments(spec, isa)
+        }
+        return cls(spec, isa, spec.layout(isa), tokens, buffers)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.buffers[name]
+
+    @property
+    def zeros(self) -> Any:
+        return self.buffers.get("zeros")
+
+    def write(self, row: Any, tile: Any, block: int, value: Any) -> None:
+        """y[row, block ``block`` of ``tile``] = value + bias, without touching columns beyond the outputs.
+
+        Only the last tile can be partial, and how many of its rows exist is known while building.
+        """
+        partial = self.layout.outputs % self.layout.rows
+        if not partial:
+            self._write_whole(row, tile, block, value)
+            return
+        last = self.layout.tiles - 1
+        valid = min(max(partial - block * self.layout.lanes, 0), self.layout.lanes)
+        if valid == self.layout.lanes:
+            self._write_whole(row, tile, block, value)
+            return
+        if last:
+            with T.If(tile < T.int64(last)), T.Then():
+                self._write_whole(row, tile, block, value)
+        if valid:
+            with T.If(tile == T.int64(last)), T.Then():
+                self._write_part(row, tile, block, value, valid)
+
+    def _write_whole(self, row: Any, tile: Any, block: int, value: Any) -> None:
+        column = tile * self.layout.rows + block * self.layout.lanes
+        if self.spec.bias:
+            value = value + load(self["bias"], [column], self.layout.lanes)
+        store(self["y"], value, [row, column], self.layout.lanes)
+
+    def _write_part(self, row: Any, tile: Any, block: int, value: Any, valid: int) -> None:
+        lanes = self.layout.lanes
+        staged = T.alloc_buffer((lanes,), "float32", scope="local")
+        store(staged, value, [0], lanes)
+        with loop(valid) as lane:
+            column = tile * self.layout.rows + block * lanes + lane
+            result = staged[lane] + self["bias"][column] if self.spec.bias else staged[lane]
+            T.buffer_store(self["y"], result, [row, column])
+
+
+def zero_registers(count: int, dtype: str, lanes: int) -> Registers:
+    """``count`` vectors of zeros."""
+    registers = Registers(count, vector(dtype, lanes))
+    for index in range(count):
+        registers[index] = splat(T.cast(0, dtype), lanes)
+    return registers

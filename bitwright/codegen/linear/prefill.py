@@ -1,0 +1,163 @@
+"""Any number of tokens: a tile of weights is unpacked once into scratch that stays in cache, then multiplies all rows.
+
+Rows are taken ``block_rows`` at a time; the last block starts early enough to be whole, so a few rows are computed twice (with
+the same result) instead of by slower code. Fewer rows than a block are computed one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+from bitwright.codegen.builder import Registers, load, loop, splat, store, vector
+from bitwright.codegen.isa import Isa
+from bitwright.codegen.layout import INPUT_MULTIPLE
+from bitwright.codegen.linear.arguments import Arguments, zero_registers
+from bitwright.codegen.linear.decode import load_weight
+from bitwright.codegen.linear.dot import dot_of
+from bitwright.codegen.linear.int8_group import accumulate_chunk, packed_x
+from bitwright.codegen.linear.unpack import group_scale, group_zero, step_codes
+
+
+def _column_blocks(blocks: int, isa: Isa) -> int:
+    """Vectors of outputs that a register block spans; divides ``blocks``."""
+    return blocks if isa.registers > 16 or blocks == 3 else 2
+
+
+def _rows(tokens: Any, block_rows: int, micro: Callable[[Any, int], None]) -> None:
+    """Calls ``micro(first row, rows)`` so that every row is covered."""
+    with T.If(tokens >= T.int64(block_rows)):
+        with T.Then(), loop((tokens + (block_rows - 1)) // T.int64(block_rows)) as block:
+            micro(T.min(block * block_rows, tokens - block_rows), block_rows)
+        with T.Else(), loop(tokens) as row:
+            micro(row, 1)
+
+
+def prefill_int8(args: Arguments, tile: Any) -> None:
+    """Packed weights and int8 activations."""
+    layout, lanes, isa = args.layout, args.layout.lanes, args.isa
+    dot = dot_of(isa, layout.weight.bits)
+    steps = layout.inputs // 4
+    operands = T.alloc_buffer((steps, layout.blocks, 4 * lanes), "uint8")
+    scales = T.alloc_buffer((layout.groups, layout.blocks, lanes), "float32")
+    offsets = T.alloc_buffer((layout.groups, layout.blocks, lanes), "int32")
+
+    with loop(layout.inputs // layout.unit) as unit:
+        for block in range(layout.blocks):
+            for step in range(layout.unit // 4):
+                codes = step_codes(args["codes"], layout, tile, unit, block, step)
+                store(operands, dot.prepare(codes), [unit * (layout.unit // 4) + step, block, 0], 4 * lanes)
+    with loop(layout.groups) as group:
+        for block in range(layout.blocks):
+            store(scales, group_scale(args["scales"], isa, tile, group, block), [group, block, 0], lanes)
+            zero = group_zero(args.zeros, layout, tile, group, block)
+            store(offsets, splat(T.int32(dot.bias), lanes) - zero, [group, block, 0], lanes)
+
+    columns = _column_blocks(layout.blocks, isa)
+
+    def micro(first_row: Any, rows: int) -> None:
+        for first_block in range(0, layout.blocks, columns):
+            _int8_block(args, tile, first_row, rows, first_block, columns, operands, scales, offsets)
+
+    _rows(args.tokens, max(1, (8 if isa.registers == 16 else 12) // columns), micro)
+
+
+def _int8_block(
+    args: Arguments,
+    tile: Any,
+    first_row: Any,
+    rows: int,
+    first_block: int,
+    columns: int,
+    operands: Any,
+    scales: Any,
+    offsets: Any,
+) -> None:
+    layout, lanes = args.layout, args.layout.lanes
+    dot = dot_of(args.isa, layout.weight.bits)
+    chunk_steps = INPUT_MULTIPLE // 4
+    chunks = layout.group // INPUT_MULTIPLE
+    results = zero_registers(rows * columns, "float32", lanes)
+
+    def chunk_sums(totals: Registers, chunk: Any) -> None:
+        def operand(block: int, step: int) -> Any:
+            return load(operands, [chunk * chunk_steps + step, first_block + block, 0], 4 * lanes)
+
+        def activation(row: int, step: int) -> Any:
+            return packed_x(args["x8"], first_row + row, chunk * INPUT_MULTIPLE + 4 * step)
+
+        accumulate_chunk(dot, totals, rows, columns, operand, activation)
+
+    with loop(layout.groups) as group:
+        totals = zero_registers(rows * columns, "int32", lanes)
+        if chunks == 1:
+            chunk_sums(totals, group)
+        else:
+            with loop(chunks) as chunk:
+                chunk_sums(totals, group * chunks + chunk)
+        for row in range(rows):
+            for block in range(columns):
+                index = row * columns + block
+                offset = load(offsets, [group, first_block + block, 0], lanes)
+                total = totals[index] + offset * splat(args["sum"][first_row + row, group], lanes)
+                x_scale = splat(args["scale"][first_row + row, group], lanes)
+                scale = load(scales, [group, first_block + block, 0], lanes) * x_scale
+                results[index] = results[index] + T.cast(total, vector("float32", lanes)) * scale
+    for row in range(rows):
+        for block in range(columns):
+            args.write(first_row + row, tile, first_block + block, results[row * columns + block])
+
+
+def prefill_float(args: Arguments, tile: Any) -> None:
+    """Float activations; weights of any scheme become single precision once per tile."""
+    layout, lanes = args.layout, args.layout.lanes
+    weights, base = _float_weights(args, tile)
+    columns = _column_blocks(layout.blocks, args.isa)
+
+    def micro(first_row: Any, rows: int) -> None:
+        for first_block in range(0, layout.blocks, columns):
+            results = zero_registers(rows * columns, "float32", lanes)
+            unroll = 4 if layout.inputs % 4 == 0 else 1
+            with loop(layout.inputs // unroll) as outer:
+                for inner in range(unroll):
+                    k = outer * unroll + inner
+                    for row in range(rows):
+                        x = splat(args["x"][first_row + row, k], lanes)
+                        for block in range(columns):
+                            weight = load(weights, [*base, k, (first_block + block) * lanes], lanes)
+                            results[row * columns + block] = results[row * columns + block] + weight * x
+            for row in range(rows):
+                for block in range(columns):
+                    args.write(first_row + row, tile, first_block + block, results[row * columns + block])
+
+    _rows(args.tokens, (12 if args.isa.registers == 16 else 24) // columns, micro)
+
+
+def _float_weights(args: Arguments, tile: Any) -> tuple[Any, list[Any]]:
+    """A buffer f32 [..., inputs, rows] with the tile's weights, and the leading indices of the tile in it."""
+    layout, lanes = args.layout, args.layout.lanes
+    if layout.weight.is_float and layout.weight.bits == 32:
+        return args["weights"], [tile]
+    scratch = T.alloc_buffer((layout.inputs, layout.rows), "float32")
+    if layout.weight.is_float:
+        with loop(layout.inputs) as k:
+            for block in range(layout.blocks):
+                store(scratch, load_weight(args, tile, k, block), [k, block * lanes], lanes)
+        return scratch, []
+    units = layout.group // layout.unit
+    with loop(layout.groups) as group, loop(units) as inner:
+        unit = group * units + inner
+        for block in range(layout.blocks):
+            scale = group_scale(args["scales"], args.isa, tile, group, block)
+            zero = group_zero(args.zeros, layout, tile, group, block)
+            for step in range(layout.unit // 4):
+                codes = step_codes(args["codes"], layout, tile, unit, block, step)
+                words = T.reinterpret(codes, dtype=vector("uint32", lanes))
+                for byte in range(4):
+                    code = (words >> splat(T.uint32(8 * byte), lanes)) & splat(T.uint32(255), lanes)
+                    centred = T.cast(code, vector("int32", lanes)) - zero
+                    value = T.cast(centred, vector("float32", lanes)) * scale
+                    store(scratch, value, [unit * layout.unit + 4 * step + byte, block * lanes], lanes)
+    return scratch, []

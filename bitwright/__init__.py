@@ -1,0 +1,35 @@
+"""bitwright compiles language models to mixed-precision packed integers and runs them.
+
+>>> import bitwright
+>>> artifact = bitwright.compile("smollm2-135m", scheme="u4g32a8", output="smollm2-u4")  # doctest: +SKIP
+>>> session = bitwright.load("smollm2-u4")  # doctest: +SKIP
+>>> for piece in session.generate("The capital of France is", stream=True):  # doctest: +SKIP
+...     print(piece, end="")
+
+The functions are imported on first use: ``import bitwright`` itself loads neither NumPy nor TVM.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitwright.pipeline import compile as compile
+    from bitwright.runtime.session import load as load
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "compile", "load"]
+
+_HOMES = {"compile": "bitwright.pipeline", "load": "bitwright.runtime.session"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bitwright' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,190 @@
+"""The manifest of an artifact: what it is, what it needs, and the digest of every file.
+
+The manifest protects against damage, not against an attacker who can rewrite the whole folder: it carries no signature.
+Its own digest covers the canonical JSON (sorted keys, no spaces) of everything but the digest itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bitwright.errors import InputError, UnsupportedError
+from bitwright.runtime.artifact import files
+
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 64 * 2**20
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+StateType = Literal["float32", "float16", "int8", "uint8", "int32", "uint32", "int64"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelRecord(_Record):
+    """The model that was compiled: a name for people and the sha256 of its graph and weights."""
+
+    name: str
+    digest: str
+
+
+class Interface(_Record):
+    """What ``model.so`` offers.
+
+    Attributes:
+        context: most tokens the cache holds (for an encoder: most tokens of one input).
+        prefill_chunk: most tokens of one call of ``prefill``, ``score`` or ``encode``.
+        vocab: width of the logits (for an encoder: size of the embedding table).
+        functions: Relax functions in the module, e.g. ``prefill``, ``decode``, ``score`` or ``encode``.
+        token_types: ``encode`` takes a second tensor of token types.
+        weight_bytes_per_token: bytes of weights that one decode step reads (an untied embedding counts one row).
+        cache_bytes_per_token: bytes of K and V that one cached position takes in all layers together.
+    """
+
+    context: Positive
+    prefill_chunk: Positive
+    vocab: Positive
+    functions: tuple[str, ...] = Field(strict=False)
+    token_types: bool = False
+    weight_bytes_per_token: Count
+    cache_bytes_per_token: Count
+
+
+class StateTensor(_Record):
+    """One tensor of cache state, allocated once per session and updated in place."""
+
+    name: str
+    shape: tuple[Positive, ...] = Field(strict=False)
+    dtype: StateType
+
+
+class TargetRecord(_Record):
+    """The machine the code was made for.
+
+    Attributes:
+        arch: ``platform.machine()`` of the target, e.g. ``x86_64``.
+        features: LLVM names of the ISA features that the code uses (``avx2``, ``fma``): a host lacking one is refused.
+        fingerprint: ``Target.fingerprint``, for people and for tuning records.
+        details: more about the target for people (CPU name, cores, caches).
+    """
+
+    arch: str
+    features: tuple[str, ...] = Field(strict=False)
+    fingerprint: str
+    details: dict[str, str | int | float] = {}
+
+    @field_validator("features")
+    @classmethod
+    def _sorted(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(features)))
+
+
+class Versions(_Record):
+    """Versions of the tools; the TVM and tvm-ffi pair is an ABI and must be the one that is installed."""
+
+    bitwright: str
+    tvm: str
+    tvm_ffi: str
+
+
+class FileRecord(_Record):
+    sha256: Sha256
+    bytes: Count
+
+
+class Manifest(_Record):
+    """All of ``manifest.json`` (see the module's text)."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["decoder", "encoder"]
+    model: ModelRecord
+    interface: Interface
+    state: tuple[StateTensor, ...] = Field(strict=False)
+    weights: tuple[str, ...] = Field(strict=False)
+    target: TargetRecord
+    versions: Versions
+    files: dict[str, FileRecord]
+    seeds: dict[str, int] = {}
+    digests: dict[str, str] = {}
+    quality: dict[str, Any] = {}
+    scheme: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        unknown = sorted(set(self.files) - files.LISTED)
+        if unknown:
+            raise ValueError(f"files: unknown names {', '.join(map(repr, unknown))}")
+        missing = sorted(files.REQUIRED - set(self.files))
+        if missing:
+            raise ValueError(f"files: {', '.join(missing)} not listed")
+        if len(set(self.weights)) != len(self.weights):
+            raise ValueError("weights: a name appears twice")
+        needed = {"prefill", "decode", "score"} if self.kind == "decoder" else {"encode"}
+        if not needed <= set(self.interface.functions):
+            raise ValueError(f"interface.functions: a {self.kind} needs {', '.join(sorted(needed))}")
+        return self
+
+    @property
+    def run_bytes(self) -> int:
+        """Bytes needed to run: all weight tensors as stored, with their alignment padding and header."""
+        return self.files[files.WEIGHTS].bytes
+
+    def to_json(self) -> bytes:
+        """The manifest as a file: indented, keys in order of declaration, ``self_sha256`` last. Byte-stable."""
+        content = self.model_dump(mode="json")
+        document = {**content, "self_sha256": _self_digest(content)}
+        return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Parse and check ``manifest.json``.
+
+    Raises:
+        InputError: not JSON, a missing, unknown or ill-typed field, or a digest that does not match the content.
+        UnsupportedError: a schema version this bitwright does not know.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError("the manifest is not JSON", where=where, limit=str(error), remedy=_RECOMPILE) from error
+    if not isinstance(document, dict):
+        raise InputError("the manifest is not a JSON object", where=where, remedy=_RECOMPILE)
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise UnsupportedError(
+            f"the artifact has schema version {version!r}",
+            where=where,
+            limit=f"this bitwright reads version {SCHEMA_VERSION}",
+            remedy="compile the model again, or run it with the bitwright version that wrote it",
+        )
+    digest = document.pop("self_sha256", None)
+    if digest != _self_digest(document):
+        raise InputError(
+            "the manifest was changed after it was written",
+            where=where,
+            limit="self_sha256 must be the digest of the manifest's content",
+            remedy=_RECOMPILE,
+        )
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "manifest"
+        raise InputError(
+            f"the manifest is not valid: {field}: {first['msg']}", where=where, remedy=_RECOMPILE
+        ) from error
+
+
+_RECOMPILE = "the folder is damaged or no artifact: copy it again or compile the model again"
+
+
+def _self_digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,157 @@
+"""A compiled model in this process: code, mapped weights, cache state, and its entry points as functions on NumPy arrays."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bitwright.errors import InputError, InternalError, UnsupportedError
+from bitwright.runtime.artifact import Artifact, map_tensors
+from bitwright.runtime.library import load_runtime, use_threads
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ALIGNMENT = 64
+_CPU = 1  # kDLCPU
+_POOLED_ALLOCATOR = 2
+
+
+def aligned_zeros(shape: Sequence[int], dtype: str) -> np.ndarray:
+    """A zeroed array that starts at a multiple of 64 bytes, as compiled kernels assume. Pages are touched on first use."""
+    import numpy as np
+
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+class CompiledModule:
+    """The functions of ``model.so`` bound to one weight set and one cache state.
+
+    Not for use by two threads at once: the cache and the token buffer are shared.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        """Open an artifact that was verified before: this runs code from ``model.so``."""
+        self.threads = threads
+        self._interface = artifact.manifest.interface
+        self._ffi = load_runtime()
+        use_threads(threads)
+        self._module, self._vm = _open_library(self._ffi, artifact)
+        self._functions = {name: self._vm[name] for name in self._interface.functions}
+        # Views keep their arrays alive; the arrays keep the mapping alive.
+        self._weights = self._ffi.Array([self._ffi.from_dlpack(array) for array in _weights(artifact)])
+        self._state = self._ffi.Array([self._ffi.from_dlpack(array) for array in _state(artifact)])
+        self._tokens = aligned_zeros((self._interface.prefill_chunk,), "int64")
+        self._types = aligned_zeros((self._interface.prefill_chunk,), "int64")
+        self._views: dict[tuple[int, int], Any] = {}
+
+    def step(self, function: str, ids: Sequence[int] | np.ndarray, position: int) -> np.ndarray:
+        """Call ``prefill``, ``decode`` or ``score`` for ``ids``, which stand at ``position`` and after it.
+
+        Returns:
+            float32 logits [1, vocab], or [len(ids), vocab] for ``score``. The array belongs to the caller.
+        """
+        tokens = self._view(self._tokens, 0, ids)
+        return self._call(function, tokens, self._ffi.Shape([position]), self._state, self._weights)
+
+    def encode(self, ids: Sequence[int] | np.ndarray, token_types: Sequence[int] | np.ndarray | None) -> np.ndarray:
+        """Call ``encode``: float32 [len(ids), width]."""
+        arguments = [self._view(self._tokens, 0, ids)]
+        if token_types is not None:
+            arguments.append(self._view(self._types, 1, token_types))
+        return self._call("encode", *arguments, self._weights)
+
+    def library_function(self, name: str) -> Any:
+        """A plain TIR function of ``model.so``.
+
+        Raises:
+            UnsupportedError: the library does not hold it.
+        """
+        function = self._module.get_function(name, query_imports=True) if self._has(name) else None
+        if function is None:
+            raise UnsupportedError(
+                f"the artifact's library has no function '{name}'", remedy="compile the model again with this version"
+            )
+        return function
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """``array`` as an argument of a library function, without a copy."""
+        return self._ffi.from_dlpack(array)
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with ``threads`` threads from now on."""
+        use_threads(threads)
+        self.threads = threads
+
+    def _has(self, name: str) -> bool:
+        return bool(self._module.implements_function(name, query_imports=True))
+
+    def _view(self, buffer: np.ndarray, which: int, values: Sequence[int] | np.ndarray) -> Any:
+        count = len(values)
+        buffer[:count] = values
+        key = (which, count)
+        if key not in self._views:
+            self._views[key] = self._ffi.from_dlpack(buffer[:count])
+        return self._views[key]
+
+    def _call(self, function: str, *arguments: Any) -> np.ndarray:
+        import numpy as np
+
+        use_threads(self.threads)
+        try:
+            return np.from_dlpack(self._functions[function](*arguments))
+        except RuntimeError as error:
+            raise InternalError(
+                f"the compiled function '{function}' failed", limit=str(error).strip().splitlines()[-1]
+            ) from error
+
+
+def _open_library(ffi: Any, artifact: Artifact) -> tuple[Any, Any]:
+    try:
+        module = ffi.load_module(str(artifact.library))
+        executable = module["vm_load_executable"]()
+        executable["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        for name in artifact.manifest.interface.functions:
+            executable[name]
+    except (RuntimeError, AttributeError, OSError) as error:
+        raise InputError(
+            "the artifact's library cannot be loaded",
+            where=str(artifact.library),
+            limit=str(error).strip().splitlines()[-1],
+            remedy="compile the model again",
+        ) from error
+    return module, executable
+
+
+def _weights(artifact: Artifact) -> list[np.ndarray]:
+    tensors = map_tensors(artifact.weights)
+    names = artifact.manifest.weights
+    if set(tensors) != set(names):
+        odd = sorted(set(tensors) ^ set(names))
+        raise InputError(
+            "the weights file and the manifest name different tensors",
+            where=f"{artifact.weights}, {', '.join(odd[:3])}",
+            remedy="compile the model again",
+        )
+    return [tensors[name] for name in names]
+
+
+def _state(artifact: Artifact) -> list[np.ndarray]:
+    import numpy as np
+
+    state = artifact.manifest.state
+    needed = sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in state)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UnsupportedError(
+            "the cache does not fit into memory",
+            where=str(artifact.path),
+            limit=f"it takes {needed} bytes, this machine has {memory}",
+            remedy="compile the model with a smaller --context",
+        )
+    return [aligned_zeros(tensor.shape, tensor.dtype) for tensor in state]

@@ -104,7 +104,7 @@ def llvm(intrinsic: str, dtype: str, *args: Any) -> Any:
 
 
 def build(functions: PrimFunc | Mapping[str, PrimFunc], target: Any) -> Any:
-    """Compiles one function, or several by name, for tests and measurements: call ``build(f, target)[name](*tensors)``."""
+    """Compiles one function, or several by name, for tests and measurements: ``build(f, target)[name](*tensors)``."""
     if isinstance(functions, PrimFunc):
         functions = {str(functions.attrs["global_symbol"]): functions}
     return tvm.compile(tvm.IRModule(dict(functions)), target=target)

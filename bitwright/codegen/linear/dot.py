@@ -1,7 +1,7 @@
 """Byte dot products: sums of four products of an unsigned code and an int8 activation in each 32-bit lane.
 
-A chain of steps accumulates into a *partial* vector; ``widen`` turns it into int32. Partials of the AVX2 path are int16, so a
-chain may only be ``steps`` long: each step adds at most 2 * (2**bits - 1) * 127 in magnitude to a 16-bit lane.
+A chain of steps accumulates into a *partial* vector; ``widen`` turns it into int32. Partials of the AVX2 path are int16,
+so a chain may only be ``steps`` long: each step adds at most 2 * (2**bits - 1) * 127 in magnitude to a 16-bit lane.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class SignedMaddDot(Dot):
     def step(self, partial: Any, operand: Any, x4: Any) -> Any:
         signed = vector("int8", 4 * self.lanes)
         code = T.reinterpret(operand, dtype=signed)
-        magnitude = T.reinterpret(llvm("llvm.x86.avx2.psign.b", signed, code, code), dtype=vector("uint8", 4 * self.lanes))
+        magnitude = T.reinterpret(
+            llvm("llvm.x86.avx2.psign.b", signed, code, code), dtype=vector("uint8", 4 * self.lanes)
+        )
         activation = llvm("llvm.x86.avx2.psign.b", signed, self._bytes(x4), code)
         pairs = llvm("llvm.x86.avx2.pmadd.ub.sw", vector("int16", 2 * self.lanes), magnitude, activation)
         return partial + _add_pairs(pairs, self.lanes)

@@ -37,7 +37,7 @@ def linear_arguments(spec: LinearSpec, isa: Isa) -> tuple[TensorSpec, ...]:
     layout = spec.layout(isa)
     if spec.scheme.activation.bits == 8:
         grouped = (rows, layout.groups)
-        activations = (
+        activations: tuple[TensorSpec, ...] = (
             TensorSpec("x8", "int8", (rows, spec.inputs)),
             TensorSpec("scale", "float32", grouped),
             TensorSpec("sum", "int32", grouped),

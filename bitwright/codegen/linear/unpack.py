@@ -12,7 +12,7 @@ from bitwright.codegen.layout import PackedLayout
 
 
 def step_codes(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: int, step: int) -> Any:
-    """Codes of four consecutive inputs (step ``step`` of a unit) of ``lanes`` rows: u8 x (4 * lanes), byte 4 * row + j."""
+    """Codes of four inputs (step ``step`` of a unit) of ``lanes`` rows: u8 x (4 * lanes), byte 4 * row + j."""
     result = None
     for plane in layout.planes:
         line = load(codes, [tile, unit, block, plane.first + step // plane.fields, 0], 4 * layout.lanes)
@@ -22,7 +22,7 @@ def step_codes(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: in
 
 
 def _field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:
-    """Bit field ``field`` of every byte, moved to bit ``position``; shifts cross bytes and the mask drops what crossed."""
+    """Bit field ``field`` of every byte, moved to bit ``position``; the mask drops what shifts carry across bytes."""
     if width == 8:
         return line
     shift = width * field - position

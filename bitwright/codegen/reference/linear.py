@@ -29,7 +29,7 @@ def quantize_activation(x: Array, group: int) -> tuple[Array, Array, Array]:
         x: f32 [n, inputs]; ``group`` divides inputs.
 
     Returns:
-        x8 i8 [n, inputs], scale f32 [n, groups], sum i32 [n, groups]: the sum of a group's x8. A zero group has scale 0.
+        x8 i8 [n, inputs], scale f32 [n, groups], sum i32 [n, groups] of a group's x8. A zero group has scale 0.
     """
     grouped = x.astype(np.float32, copy=False).reshape(x.shape[0], -1, group)
     absmax = np.abs(grouped).max(axis=2)
@@ -67,10 +67,11 @@ def linear(x: Array, weights: Array, bias: Array | None = None) -> Array:
 
 def magnitude(x: Array, weights: Array, bias: Array | None = None) -> Array:
     """The sum of the magnitudes of each output's terms, which bounds what rounding can do: f64 [n, N]."""
-    y = np.abs(x.astype(np.float64)) @ np.abs(weights.astype(np.float64)).T
+    y: Array = np.abs(x.astype(np.float64)) @ np.abs(weights.astype(np.float64)).T
     return y if bias is None else y + np.abs(bias)
 
 
 def embedding(ids: Array, weights: Array) -> Array:
     """Rows of the (dequantized) table: ids i64 [n], weights f32 [vocabulary, K] -> f32 [n, K]."""
-    return weights[ids]
+    rows: Array = weights[ids]
+    return rows

@@ -1,0 +1,101 @@
+"""One contestant in a process of its own: `python -m benchmarks.worker ENGINE PATH THREADS CONTEXT`.
+
+Engines with different thread pools in one process disturb each other. A worker loads its model once, then answers one
+JSON request a line: ``{"test": "pp512", "depth": 0}`` with ``{"seconds": x, "tokens": n}``; the first line it writes
+describes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TextIO
+
+import numpy as np
+
+
+class Engine(Protocol):
+    vocab: int
+    weight_bytes: int
+
+    def prefill(self, ids: list[int]) -> None: ...
+    def decode(self, token: int) -> None: ...
+    def reset(self) -> None: ...
+    @property
+    def description(self) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """``pp512``: a prompt of 512 tokens; ``tg64``: 64 tokens decoded one by one; after ``depth`` tokens of context."""
+
+    kind: str
+    tokens: int
+    depth: int = 0
+
+    @classmethod
+    def parse(cls, name: str, depth: int = 0) -> Row:
+        match = re.fullmatch(r"(pp|tg)([1-9]\d*)", name)
+        if not match:
+            raise SystemExit(f"'{name}' is no test: use pp<tokens> or tg<tokens>, such as pp512 or tg64")
+        return cls(match[1], int(match[2]), depth)
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}{self.tokens}"
+
+    @property
+    def positions(self) -> int:
+        return self.depth + self.tokens
+
+
+def run_test(engine: Engine, test: Row, random: np.random.Generator) -> float:
+    """Seconds of one repetition on random tokens; the context of ``depth`` tokens is filled before the clock starts."""
+    ids: list[int] = random.integers(0, engine.vocab, test.positions).tolist()
+    engine.reset()
+    if test.depth:
+        engine.prefill(ids[: test.depth])
+    timed = ids[test.depth :]
+    start = time.perf_counter()
+    if test.kind == "pp":
+        engine.prefill(timed)
+    else:
+        for token in timed:
+            engine.decode(token)
+    return time.perf_counter() - start
+
+
+def serve(engine: Engine, requests: TextIO, answer: Callable[[dict[str, object]], None]) -> None:
+    random = np.random.default_rng(0)
+    answer({**engine.description, "weight_bytes": engine.weight_bytes})
+    for line in requests:
+        request = json.loads(line)
+        test = Row.parse(request["test"], request["depth"])
+        answer({"seconds": run_test(engine, test, random), "tokens": test.tokens})
+
+
+def main() -> None:
+    kind, path, threads, context = sys.argv[1:]
+    # Native libraries print on stdout too; the protocol gets a descriptor of its own.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    engine: Engine
+    if kind == "llama.cpp":
+        from benchmarks.llama_engine import LlamaEngine
+
+        engine = LlamaEngine(Path(path), int(threads), int(context))
+    else:
+        from benchmarks.bitwright_engine import BitwrightEngine
+
+        engine = BitwrightEngine(Path(path), int(threads), int(context))
+    serve(engine, sys.stdin, lambda answer: print(json.dumps(answer), file=answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -138,6 +138,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments.types = arguments.types.split(",") if arguments.types else []
     if unknown := set(arguments.types) - set(TYPES):
         parser.error(f"no such type: {', '.join(sorted(unknown))}; known are {', '.join(TYPES)}")
+    if len({path.name for path in arguments.artifact}) < len(arguments.artifact):
+        parser.error("two artifacts have the same folder name, which is how the tables tell them apart")
     if arguments.rounds < 5:
         parser.error("medians are taken over at least 5 rounds")
     return arguments

@@ -80,8 +80,9 @@ def choose_threads(threads: int | None) -> int:
 def use_threads(threads: int) -> None:
     """Let parallel kernels called from this Python thread run on ``threads`` threads.
 
-    TVM keeps one pool of workers per calling thread, whose size is fixed by the environment when it is first used; later
-    calls only use fewer of them. Workers are not bound to cores (``TVM_BIND_THREADS=1`` in the environment does that).
+    TVM keeps one pool of workers per calling thread, whose size is fixed by the environment when it is first used;
+    later calls only use fewer of them. Workers are not bound to cores (``TVM_BIND_THREADS=1`` in the environment does
+    that).
 
     Raises:
         UnsupportedError: TVM made this thread's pool before bitwright did, and made it too small.

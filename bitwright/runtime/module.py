@@ -1,4 +1,4 @@
-"""A compiled model in this process: code, mapped weights, cache state, and its entry points as functions on NumPy arrays."""
+"""A compiled model in this process: code, mapped weights, cache state, and entry points on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POOLED_ALLOCATOR = 2
 
 
 def aligned_zeros(shape: Sequence[int], dtype: str) -> np.ndarray:
-    """A zeroed array that starts at a multiple of 64 bytes, as compiled kernels assume. Pages are touched on first use."""
+    """A zeroed array at a multiple of 64 bytes, as compiled kernels assume. Pages are touched on first use."""
     import numpy as np
 
     size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -46,8 +46,8 @@ class CompiledModule:
         # Views keep their arrays alive; the arrays keep the mapping alive.
         self._weights = self._ffi.Array([self._ffi.from_dlpack(array) for array in _weights(artifact)])
         self._state = self._ffi.Array([self._ffi.from_dlpack(array) for array in _state(artifact)])
-        self._tokens = aligned_zeros((self._interface.prefill_chunk,), "int64")
-        self._types = aligned_zeros((self._interface.prefill_chunk,), "int64")
+        self._tokens = aligned_zeros((self._interface.context,), "int64")
+        self._types = aligned_zeros((self._interface.context,), "int64")
         self._views: dict[tuple[int, int], Any] = {}
 
     def step(self, function: str, ids: Sequence[int] | np.ndarray, position: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A model small enough to check by hand, compiled with TVM and written as an artifact.
 
-Embedding table E f32[V, D], output matrix W f32[V, D]. The cache holds running sums: row i is the sum of E[id] over the tokens
+Embedding table E f32[V, D], output matrix W f32[V, D]. The cache holds running sums: row i is the sum of E[id] over
+the tokens
 0..i, and the logits at position i are W @ row i. They depend on every earlier token and on nothing later, so they show
 lost, repeated or misplaced cache entries.
 """
@@ -50,7 +51,7 @@ class Toy:
 def _append(name: str, rows: int | None, vocab: int, context: int) -> Any:
     from tvm.script.ir_builder import IRBuilder
     from tvm.tirx import Var
-    from tvm.tirx.script import builder as T
+    from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
     with IRBuilder() as built, T.prim_func(s_tir=True):
         T.func_name(name)
@@ -71,7 +72,7 @@ def _append(name: str, rows: int | None, vocab: int, context: int) -> Any:
 def _logits(name: str, rows: int | None, vocab: int, context: int) -> Any:
     from tvm.script.ir_builder import IRBuilder
     from tvm.tirx import Var
-    from tvm.tirx.script import builder as T
+    from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
     with IRBuilder() as built, T.prim_func(s_tir=True):
         T.func_name(name)

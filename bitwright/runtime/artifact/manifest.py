@@ -40,7 +40,7 @@ class Interface(_Record):
 
     Attributes:
         context: most tokens the cache holds (for an encoder: most tokens of one input).
-        prefill_chunk: most tokens of one call of ``prefill``, ``score`` or ``encode``.
+        prefill_chunk: most tokens of one call of ``prefill`` or ``score`` (``encode`` takes up to ``context``).
         vocab: width of the logits (for an encoder: size of the embedding table).
         functions: Relax functions in the module, e.g. ``prefill``, ``decode``, ``score`` or ``encode``.
         token_types: ``encode`` takes a second tensor of token types.

@@ -2,8 +2,9 @@
 
 The format (https://github.com/huggingface/safetensors#format): 8 bytes little-endian header length, a JSON header
 ``{name: {"dtype", "shape", "data_offsets"}}`` that may end in spaces, then the tensors without holes between them.
-Alignment therefore takes spaces at the header's end and explicit padding tensors of bytes, ``.padding.<number>``, behind
-every tensor whose size is no multiple of 64. Tensors keep the order they are given in: the order kernels read them in.
+Alignment therefore takes spaces at the header's end and explicit padding tensors of bytes, ``.padding.<number>``,
+behind every tensor whose size is no multiple of 64. Tensors keep the order they are given in: the order kernels read
+them in.
 """
 
 from __future__ import annotations

@@ -109,6 +109,7 @@ def _register() -> dict[str, Any]:
         tvm_op._ffi_api.RegisterOp(full, f"bitwright's {name}")
         tvm.ir.register_op_attr(full, "FInferType", infer)
         tvm.ir.register_op_attr(full, "FPurity", True)
+        tvm.ir.register_op_attr(full, "TScriptPrinterName", full)
         operators[name] = tvm.ir.Op.get(full)
     return operators
 

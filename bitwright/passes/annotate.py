@@ -1,6 +1,8 @@
-"""Write the plan into the IR: after this pass every site's call carries its scheme, and nothing reads the plan any more.
+"""Write the plan into the IR: after this pass every site's call carries its scheme, and nothing reads the plan any
+more.
 
-In: calls with ``site`` attributes. Out: ``scheme`` on ``linear`` and ``embedding``, ``k_scheme`` and ``v_scheme`` on ``attention``.
+In: calls with ``site`` attributes. Out: ``scheme`` on ``linear`` and ``embedding``, ``k_scheme`` and ``v_scheme``
+on ``attention``.
 """
 
 from __future__ import annotations

@@ -27,11 +27,11 @@ def bindings(function: Any) -> Iterator[Any]:
         yield from block.bindings
 
 
-def functions(module: Any) -> Iterator[tuple[Any, Any]]:
-    """(global variable, function) of each Relax function, in name order."""
+def functions(module: Any) -> Iterator[tuple[str, Any]]:
+    """(name, function) of each Relax function, in name order."""
     for variable in sorted(module.get_global_vars(), key=lambda v: v.name_hint):
         if isinstance(module[variable], relax.Function):
-            yield variable, module[variable]
+            yield variable.name_hint, module[variable]
 
 
 def with_event(program: Program, pass_name: str, **counts: int) -> Program:
@@ -44,27 +44,29 @@ def with_event(program: Program, pass_name: str, **counts: int) -> Program:
 class Rewriter:
     """Rebuild a function binding by binding.
 
-    ``visit(rewriter, variable, value)`` gets each binding with the new operands already in place. It returns the replacement
+    ``visit(rewriter, variable, value)`` gets each binding with the new operands already in place. It returns the
+    replacement
     expression (emitted by itself or not), or None to keep the binding as it is.
 
     Attributes:
-        builder: block builder, inside a data-flow block.
-        arguments: the function's first ``num_input`` variables (inputs and state).
+        builder: block builder of the module under construction, inside a data-flow block.
+        arguments: the function's first ``num_input`` variables (inputs and state), possibly of another type than
+        before.
         parameters: name to variable; variables asked for with :meth:`parameter` are created on demand.
         bound: what each variable of the new function is bound to.
         memo: for visitors: what they want to find again later in the same function.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, builder: Any, retype: Callable[[Any], Any]) -> None:
         self.function = function
-        self.builder = relax.BlockBuilder()
+        self.builder = builder
         count = int(function.attrs["num_input"])
-        self.arguments = list(function.params[:count])
-        self._old = {v.name_hint: v for v in function.params[count:]}
+        self.arguments = [retype(v) for v in function.params[:count]]
+        self._old = {v.name: v for v in function.params[count:]}
         self.parameters: dict[str, Any] = {}
         self.bound: dict[Any, Any] = {}
         self.memo: dict[Any, Any] = {}
-        self._map: dict[Any, Any] = {}
+        self._map: dict[Any, Any] = dict(zip(function.params[:count], self.arguments, strict=True))
 
     def parameter(self, name: str, shape: tuple[int, ...], dtype: str) -> Any:
         """The variable of a (new) parameter."""
@@ -86,8 +88,8 @@ class Rewriter:
             return expr
         if expr in self._map:
             return self._map[expr]
-        if self._old.get(expr.name_hint) is not None and self._old[expr.name_hint].same_as(expr):
-            return self.parameters.setdefault(expr.name_hint, expr)
+        if self._old.get(expr.name) is not None and self._old[expr.name].same_as(expr):
+            return self.parameters.setdefault(expr.name, expr)
         return expr
 
     def substitute(self, value: Any) -> Any:
@@ -106,11 +108,11 @@ class Rewriter:
             return relax.Tuple([self._substitute_argument(f) for f in argument.fields])
         return self.operand(argument)
 
-    def run(self, name: str, visit: Callable[[Rewriter, Any, Any], Any]) -> Any:
-        """The rebuilt function, without bindings and parameters that nothing reads."""
+    def run(self, name: str, visit: Callable[[Rewriter, Any, Any], Any]) -> None:
+        """Add the rebuilt function to the builder's module, without bindings and parameters that nothing reads."""
         live = _live(self.function)
         attrs = {str(k): v for k, v in self.function.attrs.items()}
-        with self.builder.function(name, self.arguments, attrs=attrs, private=False):
+        with self.builder.function(name, attrs=attrs, private=False):
             with self.builder.dataflow():
                 for binding in bindings(self.function):
                     if binding.var not in live:
@@ -120,7 +122,6 @@ class Rewriter:
                     self._map[binding.var] = self.emit(value if replacement is None else replacement)
                 output = self.builder.emit_output(self.operand(self.function.body.body))
             self.builder.emit_func_output(output, params=[*self.arguments, *self.parameters.values()])
-        return self.builder.get()[name]
 
 
 def operands(value: Any) -> list[Any]:
@@ -148,16 +149,24 @@ def _live(function: Any) -> set[Any]:
     return live
 
 
-def rewrite(module: Any, visit: Callable[[Rewriter, Any, Any], Any]) -> Any:
-    """Every Relax function of the module, rebuilt with ``visit``; other functions are kept."""
-    result = tvm.IRModule()
-    for variable in module.get_global_vars():
-        if not isinstance(module[variable], relax.Function):
-            result[variable] = module[variable]
-    for variable, function in functions(module):
-        rebuilt = Rewriter(function).run(variable.name_hint, visit)
-        result[variable.name_hint] = Rewriter(rebuilt).run(variable.name_hint, _keep)
-    return result
+Visit = Callable[[Rewriter, Any, Any], Any]
+
+
+def rewrite(module: Any, visit: Visit, *, retype: Callable[[Any], Any] = lambda variable: variable) -> Any:
+    """Every Relax function of the module, rebuilt with ``visit``; other functions are kept.
+
+    Args:
+        retype: gives the new variable of an input or state variable.
+    """
+    return _rebuild(_rebuild(module, visit, retype), _keep, lambda variable: variable)
+
+
+def _rebuild(module: Any, visit: Visit, retype: Callable[[Any], Any]) -> Any:
+    others = {v: module[v] for v in module.get_global_vars() if not isinstance(module[v], relax.Function)}
+    builder = relax.BlockBuilder(tvm.IRModule(others))
+    for name, function in functions(module):
+        Rewriter(function, builder, retype).run(name, visit)
+    return builder.get()
 
 
 def _keep(_rewriter: Rewriter, _variable: Any, _value: Any) -> None:

@@ -1,10 +1,13 @@
 """Find the decision points of a model by structure and write their names into the IR.
 
-In: functions with ``bitwright.linear``, ``bitwright.embedding`` and ``bitwright.attention`` calls whose ``site`` is empty.
+In: functions with ``bitwright.linear``, ``bitwright.embedding`` and ``bitwright.attention`` calls whose ``site`` is
+empty.
 Out: the same functions with ``site`` attributes, and ``program.sites`` in the order of the graph.
 
-A linear layer is named by its place around the attentions: ``layer.3.q``, ``.k``, ``.v`` (or ``.qkv`` when one matrix feeds all)
-lead into attention 3, ``layer.3.o`` reads its result, ``layer.3.mlp.0``, ``.1``, ... follow. ``table`` is the token table,
+A linear layer is named by its place around the attentions: ``layer.3.q``, ``.k``, ``.v`` (or ``.qkv`` when one
+matrix feeds all)
+lead into attention 3, ``layer.3.o`` reads its result, ``layer.3.mlp.0``, ``.1``, ... follow. ``table`` is the token
+table,
 ``head`` an untied output matrix.
 """
 
@@ -32,7 +35,7 @@ class FindSites:
     def __call__(self, program: Program) -> Program:
         # Every entry point is the same graph; the one that keeps all rows shows it without cuts.
         entry = "score" if program.kind == "decoder" else "encode"
-        function = next(f for v, f in functions(program.module) if v.name_hint == entry)
+        function = dict(functions(program.module))[entry]
         names = _Namer(function).names()
         sites = (*_weight_sites(function, names), *_cache_sites(program))
         if not any(site.weight for site in sites):
@@ -40,7 +43,7 @@ class FindSites:
 
         def visit(_rewriter: Any, _variable: Any, value: Any) -> Any:
             if relax_ops.name_of(value) in ("linear", "embedding"):
-                return relax_ops.with_attributes(value, site=names[value.args[1].name_hint])
+                return relax_ops.with_attributes(value, site=names[value.args[1].name])
             return None
 
         return replace(program, module=rewrite(program.module, visit), sites=sites)
@@ -71,7 +74,7 @@ class _Namer:
             kind = relax_ops.name_of(b.value)
             if kind in _ATTENTIONS:
                 layer, waiting_for_output = layer + 1, True
-            if kind != "linear" or b.value.args[1].name_hint in roles:
+            if kind != "linear" or b.value.args[1].name in roles:
                 continue
             place = f"layer.{layer}" if layer >= 0 else "input"
             if self._reaches_output(b.var):
@@ -81,13 +84,13 @@ class _Namer:
             else:
                 role = f"{place}.mlp.{counts[layer]}"
                 counts[layer] += 1
-            roles[b.value.args[1].name_hint] = _unused(role, roles)
+            roles[b.value.args[1].name] = _unused(role, roles)
         return roles
 
     def _name_tables(self, embeddings: list[Any], roles: dict[str, str]) -> None:
         tokens = self.function.params[0]
         for b in embeddings:
-            weight = b.value.args[1].name_hint
+            weight = b.value.args[1].name
             if weight not in roles:
                 roles[weight] = _unused("table" if b.value.args[0].same_as(tokens) else "table.extra", roles)
 
@@ -111,7 +114,7 @@ class _Namer:
             value = self.producer[variable]
             kind = relax_ops.name_of(value)
             if kind == "linear":
-                return str(value.args[1].name_hint)
+                return str(value.args[1].name)
             if kind not in _ATTENTIONS:
                 stack.extend(operands(value))
         return None
@@ -146,13 +149,11 @@ def _weight_sites(function: Any, names: dict[str, str]) -> tuple[Site, ...]:
         kind = relax_ops.name_of(b.value)
         if kind not in ("linear", "embedding"):
             continue
-        weight = b.value.args[1].name_hint
+        weight = b.value.args[1].name
         (tables if kind == "embedding" else linears)[weight] = b.value
         if kind == "linear":
             readers[b.value.args[0]].append(weight)
-    group_of = {
-        weight: names[members[0]] for members in readers.values() if len(members) > 1 for weight in members
-    }
+    group_of = {weight: names[members[0]] for members in readers.values() if len(members) > 1 for weight in members}
     sites = []
     for weight, role in names.items():
         call = tables.get(weight, linears.get(weight))
@@ -171,7 +172,7 @@ def _weight_sites(function: Any, names: dict[str, str]) -> tuple[Site, ...]:
                 bias=linear is not None and len(linear.args) > 2,
             )
         )
-    order = {b.value.args[1].name_hint: i for i, b in reversed(list(enumerate(bindings(function)))) if _has_weight(b)}
+    order = {b.value.args[1].name: i for i, b in reversed(list(enumerate(bindings(function)))) if _has_weight(b)}
     return tuple(sorted(sites, key=lambda site: order[site.weight]))
 
 

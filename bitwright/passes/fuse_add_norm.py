@@ -1,6 +1,7 @@
 """Join a residual addition with the RMS normalisation that reads it.
 
-In: ``s = add(a, b); y = rms_norm(s, gain)`` over two-dimensional values of one shape. Out: ``(s, y) = add_rms_norm(a, b, gain)``.
+In: ``s = add(a, b); y = rms_norm(s, gain)`` over two-dimensional values of one shape. Out: ``(s, y) =
+add_rms_norm(a, b, gain)``.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def _attributes(call: Any) -> dict[str, Any]:
 
 
 def _is_bias(rewriter: Any, linear: Any, bias: Any) -> bool:
-    if len(linear.args) > 2 or not isinstance(bias, relax.Var) or bias.name_hint not in rewriter.parameters:
+    if len(linear.args) > 2 or not isinstance(bias, relax.Var) or bias.name not in rewriter.parameters:
         return False
     shape = [int(d) for d in bias.ty.shape.values]
     return shape == [int(linear.args[1].ty.shape.values[0])]

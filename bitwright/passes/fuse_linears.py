@@ -1,6 +1,7 @@
 """Join linear layers that read the same activation and have the same scheme into one matrix product.
 
-In: annotated ``linear`` calls. Out: one ``linear`` over the stacked rows of the members' weights, and slices of its result
+In: annotated ``linear`` calls. Out: one ``linear`` over the stacked rows of the members' weights, and slices of its
+result
 where the members were used. Members with different schemes stay apart (their quantized input is still shared).
 """
 
@@ -35,11 +36,11 @@ class FuseLinears:
         member_of = {m.weight: (members, i) for members in groups for i, m in enumerate(members)}
 
         def visit(rewriter: Any, _variable: Any, value: Any) -> Any:
-            if relax_ops.name_of(value) != "linear" or value.args[1].name_hint not in member_of:
+            if relax_ops.name_of(value) != "linear" or value.args[1].name not in member_of:
                 return None
-            members, index = member_of[value.args[1].name_hint]
+            members, index = member_of[value.args[1].name]
             key = ("fused", _joined([m.weight for m in members]))
-            if value.args[1].name_hint in first:
+            if value.args[1].name in first:
                 rewriter.memo[key] = _emit_fused(rewriter, value, members, parameters)
             start = sum(m.outputs for m in members[:index])
             fused = rewriter.memo[key]
@@ -67,10 +68,10 @@ def _groups(program: Program) -> list[list[_Member]]:
     _, function = next(functions(program.module))
     for binding in bindings(function):
         call = binding.value
-        if relax_ops.name_of(call) != "linear" or call.args[1].name_hint not in group_of:
+        if relax_ops.name_of(call) != "linear" or call.args[1].name not in group_of:
             continue
-        weight = call.args[1].name_hint
-        bias = call.args[2].name_hint if len(call.args) > 2 else ""
+        weight = call.args[1].name
+        bias = call.args[2].name if len(call.args) > 2 else ""
         outputs = int(call.args[1].ty.shape.values[0])
         found[(group_of[weight], str(call.attrs["scheme"]), bool(bias))].append(_Member(weight, bias, outputs))
     return [members for members in found.values() if len(members) > 1]

@@ -1,13 +1,17 @@
 """Replace float weights by packed ones.
 
-In: annotated ``linear`` and ``embedding`` calls. Out: ``packed_linear`` and ``packed_embedding`` calls on the packed tensors
-(``<weight>.codes``, ``.scales``, ``.zeros``, or ``.weights`` for float schemes), with ``quantize_activation`` in front of
-layers with int8 activations, once per activation and group size. Tensors are quantized when they are loaded. A table that is
+In: annotated ``linear`` and ``embedding`` calls. Out: ``packed_linear`` and ``packed_embedding`` calls on the
+packed tensors
+(``<weight>.codes``, ``.scales``, ``.zeros``, or ``.weights`` for float schemes), with ``quantize_activation`` in
+front of
+layers with int8 activations, once per activation and group size. Tensors are quantized when they are loaded. A
+table that is
 also the lm_head is packed once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +23,7 @@ from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout, packed_layout
 from bitwright.codegen.packing import pack, pack_float
 from bitwright.errors import BitwrightError
-from bitwright.passes.base import rewrite
+from bitwright.passes.base import functions, rewrite
 from bitwright.passes.quantizers.matrix import Quantizer
 from bitwright.passes.quantizers.rtn import round_to_nearest
 from bitwright.program import Parameter, Program
@@ -44,7 +48,7 @@ class Quantize:
         packed: dict[tuple[str, str], _PackedMatrix] = {}
 
         def tensors(rewriter: Any, call: Any, scheme: LinearScheme) -> tuple[list[Any], PackedLayout]:
-            source = parameters[call.args[1].name_hint]
+            source = parameters[call.args[1].name]
             key = (source.name, scheme.weight.name)
             if key not in packed:
                 packed[key] = _PackedMatrix(source, self._layout(source, scheme), self.quantizer)
@@ -68,7 +72,7 @@ class Quantize:
             return relax_ops.call("packed_linear", [*inputs, *arrays, *bias], has_bias=len(bias), **common)
 
         module = rewrite(program.module, visit)
-        used = {v.name_hint for f in module.get_global_vars() for v in module[f].params}
+        used = {v.name for _, function in functions(module) for v in function.params}
         return replace(program, module=module, parameters={k: v for k, v in parameters.items() if k in used})
 
     def _layout(self, source: Parameter, scheme: LinearScheme) -> PackedLayout:
@@ -100,9 +104,12 @@ class _PackedMatrix:
 
     def parameters(self) -> list[Parameter]:
         return [
-            Parameter(f"{self.source.name}.{t.name}", t.shape, t.dtype, lambda name=t.name: self._take(name))  # type: ignore[misc]
+            Parameter(f"{self.source.name}.{t.name}", t.shape, t.dtype, self._loader(t.name))
             for t in self.layout.tensors
         ]
+
+    def _loader(self, name: str) -> Callable[[], npt.NDArray[Any]]:
+        return lambda: self._take(name)
 
     def _take(self, name: str) -> npt.NDArray[Any]:
         if name not in self._ready:

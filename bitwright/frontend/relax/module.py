@@ -1,7 +1,8 @@
 """Build the Relax module of a model: the entry points share parameters and cache state.
 
 Decoder: ``prefill`` (a chunk; logits of its last token), ``decode`` (one token), ``score`` (logits of every token).
-Encoder: ``encode``. Arguments while the passes work: ``tokens [n] int64, position (shape of 1), k_cache.0, v_cache.0, ...``
+Encoder: ``encode``. Arguments while the passes work: ``tokens [n] int64, position (shape of 1), k_cache.0,
+v_cache.0, ...``
 and then one variable per parameter; the last phase packs state and parameters into tuples.
 """
 
@@ -12,10 +13,10 @@ from typing import Any
 
 import onnx_ir as ir
 import tvm
-from bitwright.frontend.model import ImportedModel
 from tvm import relax, tirx
 
 from bitwright import relax_ops
+from bitwright.frontend.model import ImportedModel
 from bitwright.frontend.relax import elementwise, layers, tensors
 from bitwright.frontend.relax.context import Context
 from bitwright.frontend.relax.registry import convert
@@ -71,7 +72,7 @@ def _function(
     state = [variable for pair in caches for variable in pair]
     # The parameter list is known only after conversion, so it is appended to this list in place of the builder's own.
     arguments = [*tokens, *([position] if decoder else []), *state]
-    with builder.function(name, arguments, attrs={"num_input": len(arguments)}, private=False):
+    with builder.function(name, attrs={"num_input": len(arguments)}, private=False):
         with builder.dataflow():
             for value, variable in zip(token_inputs, tokens, strict=True):
                 context.values[id(value)] = variable

@@ -1,8 +1,10 @@
 """Round to nearest.
 
 Symmetric: the number of largest magnitude in a group, w, becomes the lowest code, so that all 2**b levels are used:
-scale = w / -2**(b-1), code = round(x / scale) + 2**(b-1). Asymmetric: scale = (max - min) / (2**b - 1) over a range that
-includes zero, zero point = round(-min / scale). Scales are rounded to half precision first, codes are chosen for the rounded
+scale = w / -2**(b-1), code = round(x / scale) + 2**(b-1). Asymmetric: scale = (max - min) / (2**b - 1) over a range
+that
+includes zero, zero point = round(-min / scale). Scales are rounded to half precision first, codes are chosen for
+the rounded
 scale; ties round to even.
 """
 
@@ -41,9 +43,7 @@ def _half(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     return scales.astype(np.float16)
 
 
-def _divide(
-    values: npt.NDArray[np.float32], scales: npt.NDArray[np.float16]
-) -> npt.NDArray[np.float32]:
+def _divide(values: npt.NDArray[np.float32], scales: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     """values / scales, and 0 where a scale is zero (then every weight of the group is read as zero)."""
     wide = scales.astype(np.float32)[:, :, None]
     return np.divide(values, wide, out=np.zeros_like(values), where=wide != 0)

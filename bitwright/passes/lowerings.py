@@ -1,0 +1,273 @@
+"""One lowering per operator: which kernel computes it, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import relax
+
+from bitwright.codegen.activation import build_quantize_activation
+from bitwright.codegen.attention import AttentionSpec, FullAttentionSpec, build_attention, build_attention_full
+from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
+from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
+from bitwright.codegen.embedding import build_embedding
+from bitwright.codegen.isa import Isa
+from bitwright.codegen.linear import LinearSpec, build_linear
+from bitwright.codegen.norm import NormSpec, build_norm
+from bitwright.codegen.rope import RopeSpec, build_rope
+from bitwright.codegen.rows import TakeLastSpec, build_take_last
+from bitwright.program import CACHE_BLOCK
+from bitwright.scheme import LinearScheme
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One call being lowered.
+
+    Attributes:
+        rewriter: the function under construction.
+        call: the call, operands in place.
+        isa: what kernels are generated for.
+        threads: how many threads long work is divided among.
+        kernels: spec to global variable, shared by the module's functions.
+    """
+
+    rewriter: Any
+    call: Any
+    isa: Isa
+    threads: int
+    kernels: dict[Any, Any]
+
+    @property
+    def rows(self) -> Any:
+        """1 when the first operand has exactly one row, else None (a symbolic number)."""
+        return static_rows(self.call.args[0])
+
+    def attribute(self, name: str) -> Any:
+        return self.call.attrs[name]
+
+    def kernel(self, spec: Any, build: Callable[[], Any]) -> Any:
+        """The global variable of the kernel for ``spec``, built when first asked for."""
+        if spec not in self.kernels:
+            function = build()
+            name = str(function.attrs["global_symbol"])
+            # The builder makes the name unique; the symbol is attached from it at the end.
+            self.kernels[spec] = self.rewriter.builder.add_func(function.without_attr("global_symbol"), name)
+        return self.kernels[spec]
+
+    def emit(self, kernel: Any, arguments: Sequence[Any], result: Any = None) -> Any:
+        """Bind the result of a kernel call; ``result`` is its type, by default that of the call being lowered.
+
+        Scalars among the arguments are expressions; results follow the arguments in the kernel's own list.
+        """
+        if result is None:
+            result = self.result_type()
+        types = list(result.fields) if isinstance(result, relax.TupleType) else result
+        return self.rewriter.emit(relax.op.call_tir(kernel, relax.Tuple(list(arguments)), types))
+
+    def result_type(self) -> Any:
+        """The type of the call being lowered, its operands being those of the new function."""
+        return self.rewriter.builder.normalize(self.call).ty
+
+
+def static_rows(value: Any) -> Any:
+    """1 if the value has exactly one row, else None."""
+    rows = value.ty.shape.values[0]
+    return 1 if hasattr(rows, "value") and int(rows.value) == 1 else None
+
+
+def _width(value: Any) -> int:
+    return int(value.ty.shape.values[1])
+
+
+def _packed_linear(at: Lowering) -> Any:
+    scheme = LinearScheme.parse(str(at.attribute("scheme")))
+    bias = bool(at.attribute("has_bias"))
+    spec = LinearSpec(int(at.attribute("outputs")), int(at.attribute("inputs")), scheme, bias, at.rows)
+    name = f"linear_{scheme}_{spec.outputs}x{spec.inputs}{'_decode' if at.rows else ''}"
+    return at.emit(at.kernel(spec, lambda: build_linear(spec, at.isa, name)), at.call.args)
+
+
+def _packed_embedding(at: Lowering) -> Any:
+    weight = LinearScheme.parse(str(at.attribute("scheme"))).weight
+    vocabulary, width = int(at.attribute("outputs")), int(at.attribute("inputs"))
+    key = ("embedding", vocabulary, width, weight, at.rows)
+    kernel = at.kernel(key, lambda: build_embedding(vocabulary, width, weight, at.isa, at.rows))
+    return at.emit(kernel, at.call.args)
+
+
+def _quantize_activation(at: Lowering) -> Any:
+    width, group = _width(at.call.args[0]), int(at.attribute("group"))
+    key = ("quantize_activation", width, group, at.rows)
+    return at.emit(at.kernel(key, lambda: build_quantize_activation(width, group, at.isa, at.rows)), at.call.args)
+
+
+def _rope(at: Lowering) -> Any:
+    x, cos = at.call.args[:2]
+    heads = int(at.attribute("heads"))
+    spec = RopeSpec(
+        heads,
+        _width(x) // heads,
+        int(at.attribute("rotary_dim")),
+        int(cos.ty.shape.values[0]),
+        bool(int(at.attribute("interleaved"))),
+        at.rows,
+        at.isa.lanes,
+    )
+    return at.emit(at.kernel(spec, lambda: build_rope(spec)), at.call.args)
+
+
+def _attention(at: Lowering) -> Any:
+    """Append to the caches in place, then attend: the attention reads the appended caches, which orders the two."""
+    q, k, v, k_cache, v_cache, position = at.call.args
+    kv_heads, head_dim = (int(d) for d in (k_cache.ty.shape.values[0], k_cache.ty.shape.values[2]))
+    capacity = int(k_cache.ty.shape.values[1]) * CACHE_BLOCK
+    value_dim = int(v_cache.ty.shape.values[2])
+    cache = CacheSpec(
+        kv_heads,
+        head_dim,
+        value_dim,
+        capacity,
+        str(k_cache.ty.dtype),
+        str(v_cache.ty.dtype),  # type: ignore[arg-type]
+    )
+    append = AppendSpec(cache, at.rows, at.isa.lanes)
+    start = position.ty.values[0]
+    written = at.rewriter.emit(
+        relax.op.call_tir_inplace(
+            at.kernel(append, lambda: build_cache_append(append)),
+            relax.Tuple([k, v, k_cache, v_cache, start]),
+            [2, 3],
+            [k_cache.ty, v_cache.ty],
+        )
+    )
+    caches = [at.rewriter.emit(relax.TupleGetItem(written, i)) for i in range(2)]
+    spec = AttentionSpec(
+        int(at.attribute("q_heads")),
+        cache,
+        float(at.attribute("scale")),
+        float(at.attribute("softcap")),
+        int(at.attribute("window")),
+        at.rows,
+        at.isa.lanes,
+        at.threads,
+    )
+    return at.emit(at.kernel(spec, lambda: build_attention(spec)), [q, *caches, start])
+
+
+def _attention_full(at: Lowering) -> Any:
+    q, _, v = at.call.args
+    heads, kv_heads = int(at.attribute("q_heads")), int(at.attribute("kv_heads"))
+    spec = FullAttentionSpec(
+        heads,
+        kv_heads,
+        _width(q) // heads,
+        _width(v) // kv_heads,
+        float(at.attribute("scale")),
+        float(at.attribute("softcap")),
+        at.isa.lanes,
+        at.threads,
+    )
+    return at.emit(at.kernel(spec, lambda: build_attention_full(spec)), at.call.args)
+
+
+_GLU: dict[str, Any] = {"silu": "silu", "gelu": "gelu_erf", "gelu_tanh": "gelu_tanh"}
+
+
+def _glu(at: Lowering) -> Any:
+    packed = len(at.call.args) == 1
+    width = _width(at.call.args[0]) // (2 if packed else 1)
+    spec = GluSpec(_GLU[str(at.attribute("activation"))], width, packed, at.rows, at.isa.lanes)
+    return at.emit(at.kernel(spec, lambda: build_glu(spec)), at.call.args)
+
+
+def _add_rms_norm(at: Lowering) -> Any:
+    spec = NormSpec("rms", _width(at.call.args[0]), float(at.attribute("epsilon")), False, True, at.rows, at.isa.lanes)
+    return at.emit(at.kernel(spec, lambda: build_norm(spec)), at.call.args)
+
+
+def _take_last(at: Lowering) -> Any:
+    if at.rows == 1:
+        return at.call.args[0]
+    x = at.call.args[0]
+    spec = TakeLastSpec(tuple(int(d) for d in x.ty.shape.values[1:]), str(x.ty.dtype))
+    return at.emit(at.kernel(spec, lambda: build_take_last(spec)), at.call.args)
+
+
+def _norm(kind: Any) -> Callable[[Lowering], Any]:
+    def lower(at: Lowering) -> Any:
+        x = at.call.args[0]
+        width = int(x.ty.shape.values[-1])
+        rows = at.rows if len(x.ty.shape.values) == 2 else None
+        bias = len(at.call.args) > 2
+        spec = NormSpec(kind, width, float(at.call.attrs.epsilon), bias, False, rows, at.isa.lanes)
+        kernel = at.kernel(spec, lambda: build_norm(spec))
+        return _over_rows(at, kernel, width)
+
+    return lower
+
+
+def _over_rows(at: Lowering, kernel: Any, width: int) -> Any:
+    """Call a [rows, width] kernel on a value of any rank by viewing its leading axes as one."""
+    x, *rest = at.call.args
+    shape = list(x.ty.shape.values)
+    if len(shape) == 2:
+        return at.emit(kernel, at.call.args)
+    rows = shape[0]
+    for extent in shape[1:-1]:
+        rows = rows * extent
+    flat = at.rewriter.emit(relax.op.reshape(x, [rows, width]))
+    y = at.emit(kernel, [flat, *rest], relax.TensorType([rows, width], "float32"))
+    return at.rewriter.emit(relax.op.reshape(y, shape))
+
+
+def _unary(function: Any) -> Callable[[Lowering], Any]:
+    def lower(at: Lowering) -> Any:
+        x = at.call.args[0]
+        if len(x.ty.shape.values) != 2 or str(x.ty.dtype) != "float32":
+            return None
+        spec = UnarySpec(function, _width(x), at.rows, at.isa.lanes)
+        return at.emit(at.kernel(spec, lambda: build_unary(spec)), at.call.args)
+
+    return lower
+
+
+def _binary(operator: Any) -> Callable[[Lowering], Any]:
+    def lower(at: Lowering) -> Any:
+        left, right = at.call.args
+        shapes = [[str(d) for d in v.ty.shape.values] if isinstance(v, relax.Var) else [] for v in (left, right)]
+        broadcast = shapes[0][1:] == shapes[1]
+        if len(shapes[0]) != 2 or not (broadcast or shapes[0] == shapes[1]) or str(left.ty.dtype) != "float32":
+            return None
+        spec = BinarySpec(operator, _width(left), broadcast, at.rows, at.isa.lanes)
+        return at.emit(at.kernel(spec, lambda: build_binary(spec)), at.call.args)
+
+    return lower
+
+
+LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
+    "packed_linear": _packed_linear,
+    "packed_embedding": _packed_embedding,
+    "quantize_activation": _quantize_activation,
+    "rope": _rope,
+    "attention": _attention,
+    "attention_full": _attention_full,
+    "glu": _glu,
+    "add_rms_norm": _add_rms_norm,
+    "take_last": _take_last,
+}
+"""By the name of one of bitwright's operators."""
+
+RELAX_LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
+    "relax.nn.rms_norm": _norm("rms"),
+    "relax.nn.layer_norm": _norm("layer"),
+    "relax.nn.silu": _unary("silu"),
+    "relax.nn.gelu": _unary("gelu_erf"),
+    "relax.nn.gelu_tanh": _unary("gelu_tanh"),
+    "relax.add": _binary("add"),
+    "relax.subtract": _binary("sub"),
+    "relax.multiply": _binary("mul"),
+}
+"""By the name of a Relax operator; None from a lowering leaves the call to TVM."""

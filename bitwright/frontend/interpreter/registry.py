@@ -76,4 +76,13 @@ def resolve(domain: str, name: str, opset: int) -> OpKey:
 
 def _load() -> None:
     """Importing the functions registers them; it waits until someone asks because it imports torch."""
-    from bitwright.frontend.interpreter import ops  # noqa: F401
+    from bitwright.frontend.interpreter.ops import (  # noqa: F401
+        attention,
+        elementwise,
+        layout,
+        linear,
+        logic,
+        norm,
+        reduce,
+        rotary,
+    )

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bitwright.version import __version__
+
 if TYPE_CHECKING:
     from bitwright.pipeline import compile as compile
     from bitwright.runtime.session import load as load
 
-__version__ = "0.1.0"
+
 __all__ = ["__version__", "compile", "load"]
 
 _HOMES = {"compile": "bitwright.pipeline", "load": "bitwright.runtime.session"}

@@ -303,7 +303,8 @@ class Session:
         if sum(source is not None for source in (prompt, messages, ids)) != 1:
             raise UsageError("nothing or too much to continue", remedy="pass one of prompt, messages and ids")
         if messages is not None:
-            tokens = self.tokenizer.encode(self.chat_template.render(messages), special=False)
+            text = self.chat_template.render(messages)
+            tokens = self.tokenizer.encode(text, special=False)
         elif prompt is not None:
             if not prompt:
                 raise self._empty()

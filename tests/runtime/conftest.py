@@ -82,7 +82,9 @@ def byte_ids() -> dict[int, int]:
     tokenizer = Tokenizer.from_str(byte_tokenizer().decode())
     table = json.loads(byte_tokenizer())["model"]["vocab"]
     assert len(table) == 256
-    return {tokenizer.decode([number]).encode()[0]: number for number in range(256) if number_is_ascii(tokenizer, number)}
+    return {
+        tokenizer.decode([number]).encode()[0]: number for number in range(256) if number_is_ascii(tokenizer, number)
+    }
 
 
 def number_is_ascii(tokenizer: Any, number: int) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bitwright import __version__
 from bitwright.errors import UsageError
 from bitwright.runtime.artifact import files
 from bitwright.runtime.artifact.artifact import Artifact
@@ -25,6 +24,7 @@ from bitwright.runtime.artifact.manifest import (
 from bitwright.runtime.artifact.replace import new_folder
 from bitwright.runtime.artifact.tensorfile import write_tensors
 from bitwright.target import versions
+from bitwright.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np

@@ -262,7 +262,7 @@ def _with_bandwidth(module: Any, target: Target) -> Any:
     from bitwright.codegen.isa import select_isa
 
     module = module.clone() if hasattr(module, "clone") else module
-    module["read_bandwidth"] = build_read_bandwidth(select_isa(target.features), target.cores)
+    module["read_bandwidth"] = build_read_bandwidth(select_isa(target.features))
     return module
 
 

@@ -1,0 +1,48 @@
+"""Schemes print, parse and count bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitwright.errors import UsageError
+from bitwright.scheme import BITS, ActivationScheme, CacheScheme, LinearScheme, WeightScheme
+
+weights = st.builds(
+    WeightScheme, st.just("uniform"), st.sampled_from(BITS), st.sampled_from([0, 32, 64, 128]), st.booleans()
+) | st.sampled_from([WeightScheme("float", 16), WeightScheme("float", 32)])
+
+
+@given(weight=weights, bits=st.sampled_from([8, 16]))
+def test_names_parse_back(weight: WeightScheme, bits: int) -> None:
+    scheme = LinearScheme(weight, ActivationScheme(16 if weight.is_float else bits))  # type: ignore[arg-type]
+    assert LinearScheme.parse(scheme.name) == scheme
+
+
+@pytest.mark.parametrize(
+    "text", ["", "u7g32", "u4g33", "u4g0", "u4", "g32", "u4g32a4", "f8", "f16a8", "a8", "u4g32 a9", "U4G32"]
+)
+def test_nonsense_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        LinearScheme.parse(text)
+    assert caught.value.remedy and "u4g32a8" in caught.value.remedy
+
+
+def test_default_activation_is_floating_point() -> None:
+    assert LinearScheme.parse("u4g32") == LinearScheme.parse("u4g32a16")
+
+
+def test_storage_bytes_count_codes_scales_and_zero_points() -> None:
+    # 10 rows of 64 inputs at 3 bits: 10 * 24 bytes of codes, 10 * 2 scales of 2 bytes, as many zero points of 1 byte.
+    assert WeightScheme("uniform", 3, 32).storage_bytes(10, 64) == 240 + 40
+    assert WeightScheme("uniform", 3, 32, False).storage_bytes(10, 64) == 240 + 40 + 20
+    assert WeightScheme("uniform", 8).storage_bytes(10, 64) == 640 + 20
+    assert WeightScheme("float", 16).storage_bytes(10, 64) == 1280
+
+
+def test_cache_schemes() -> None:
+    assert CacheScheme.parse("k16").bytes_per_token(3, 64) == 384
+    assert CacheScheme.parse("v32").name == "v32"
+    with pytest.raises(UsageError, match="k4"):
+        CacheScheme.parse("k4")

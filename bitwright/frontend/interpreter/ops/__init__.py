@@ -1,1 +1,1 @@
-"""The operators' functions: pure, differentiable, one file per kind. The registry imports the files when first asked."""
+"""The operators' functions: pure, differentiable, one file per kind. The registry imports the files when asked."""

@@ -81,7 +81,7 @@ $(BIN)/python:
 # the default index's build. The constraint file of the environment's own Python pins all the rest.
 $(INSTALLED): $(PINS) | $(BIN)/python
 	@$(CHOOSE_PINS); \
-	echo "==> installing pinned dependencies into $(VENV) (some 750 MB of wheels; minutes, by your connection)"; \
+	echo "==> installing pinned dependencies into $(VENV) (once: 0.5 GB of wheels, then 1.8 GB on disk; minutes)"; \
 	$(PIP) install --quiet -c $$pins setuptools; \
 	cpu=(); \
 	if [ "$$(uname -s)" = Linux ] && [ -n "$(TORCH_INDEX)" ]; then cpu=(--retries 1 --timeout 15 --extra-index-url "$(TORCH_INDEX)"); fi; \
@@ -93,6 +93,6 @@ $(INSTALLED): $(PINS) | $(BIN)/python
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@$(CHOOSE_PINS); \
-	echo "==> installing the test tools"; \
+	echo "==> installing the test tools (once: 40 MB)"; \
 	$(PIP) install --quiet -c $$pins --no-build-isolation -e '.[compile,dev]'; \
 	touch $@

@@ -32,7 +32,7 @@ def build_read_bandwidth(isa: Isa, name: str = "read_bandwidth") -> Any:
     """
     from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-    from bitwright.codegen.builder import Registers, kernel, load, loop, splat, store, symbol, vector
+    from bitwright.codegen.builder import Registers, kernel, load, loop, splat, stack, store, symbol, vector
 
     words, line, block = vector("uint64", isa.lanes // 2), 4 * isa.lanes, read_block(isa)
     with kernel(name) as function:
@@ -52,7 +52,7 @@ def build_read_bandwidth(isa: Isa, name: str = "read_bandwidth") -> Any:
             total = sums[0]
             for index in range(1, _UNROLL):
                 total = total + sums[index]
-            staged = T.alloc_buffer((isa.lanes // 2,), "uint64", scope="local")
+            staged = stack((isa.lanes // 2,), "uint64")
             store(staged, total, [0], isa.lanes // 2)
             for index in range(OUT_WORDS):
                 T.buffer_store(out, staged[index % (isa.lanes // 2)], [thread * OUT_WORDS + index])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Registers, kernel, load, loop, splat, store, symbol, vector
+from bitwright.codegen.builder import Registers, kernel, load, loop, splat, stack, store, symbol, vector
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.reference.linear import SMALLEST_ABSMAX
@@ -88,7 +88,7 @@ def _quantize_group(lanes: int, group: int, x: Any, x8: Any, scale: Any, total: 
 
 def _across(combine: Any, vectors: list[Any], lanes: int, dtype: str) -> Any:
     """Reduces vectors to one scalar, pairwise."""
-    staged = T.alloc_buffer((lanes,), dtype, scope="local")
+    staged = stack((lanes,), dtype)
     store(staged, reduce(combine, vectors), [0], lanes)
     values = [staged[lane] for lane in range(lanes)]
     while len(values) > 1:

@@ -84,18 +84,35 @@ def store(buffer: Any, value: Any, indices: Sequence[Any], lanes: int) -> None:
     T.buffer_store(buffer, value, [*outer, T.ramp(last, T.int64(1), lanes) if lanes > 1 else last])
 
 
+def stack(shape: Sequence[int], dtype: str) -> Any:
+    """A small local array (below 1 KiB).
+
+    The scope matters: TVM puts small "global" allocations of CPU functions on the stack, where LLVM promotes them to
+    registers, but every "local" one becomes a call of the workspace allocator.
+    """
+    return T.alloc_buffer(tuple(shape), dtype, scope="global")
+
+
 class Registers:
-    """``count`` local variables of one (vector) type, indexed by Python ints so that LLVM keeps them in registers."""
+    """``count`` local variables of one (vector) type, indexed by Python ints so that LLVM keeps them in registers.
+
+    Each is an array of scalars: TVM lets arrays of one element type share storage, and that must not mix with vectors.
+    """
 
     def __init__(self, count: int, dtype: str) -> None:
         self.dtype = dtype
-        self._buffer = T.alloc_buffer((count,), dtype, scope="local")
+        base, _, lanes = dtype.partition("x")
+        self._lanes = int(lanes or 1)
+        self._variables = [stack((self._lanes,), base) for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._variables)
 
     def __getitem__(self, index: int) -> Any:
-        return self._buffer[index]
+        return load(self._variables[index], [0], self._lanes)
 
     def __setitem__(self, index: int, value: Any) -> None:
-        T.buffer_store(self._buffer, value, [index])
+        store(self._variables[index], value, [0], self._lanes)
 
 
 def llvm(intrinsic: str, dtype: str, *args: Any) -> Any:

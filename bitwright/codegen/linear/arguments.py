@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Kernel, Registers, load, loop, splat, store, symbol, vector
+from bitwright.codegen.builder import Kernel, Registers, load, loop, splat, stack, store, symbol, vector
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
 from bitwright.codegen.linear.spec import TOKENS, LinearSpec, linear_arguments
@@ -70,7 +70,7 @@ class Arguments:
 
     def _write_part(self, row: Any, tile: Any, block: int, value: Any, valid: int) -> None:
         lanes = self.layout.lanes
-        staged = T.alloc_buffer((lanes,), "float32", scope="local")
+        staged = stack((lanes,), "float32")
         store(staged, value, [0], lanes)
         with loop(valid) as lane:
             column = tile * self.layout.rows + block * lanes + lane

@@ -39,8 +39,8 @@ def attention(
 ) -> Floats:
     """q[n, heads, D], keys[t, kv_heads, D], values[t, kv_heads, Dv] -> [n, heads * Dv].
 
-    The queries are the last n of the t tokens. Causal: a query at position p sees keys p-window+1 .. p (all up to p without
-    a window); otherwise every key.
+    The queries are the last n of the t tokens. Causal: a query at position p sees keys p-window+1 .. p (without a
+    window 0 .. p); otherwise every key.
     """
     n, heads, _ = q.shape
     tokens, kv_heads, _ = keys.shape

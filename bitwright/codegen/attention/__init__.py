@@ -1,0 +1,40 @@
+"""Attention kernels.
+
+========================================== ==========================================================================
+``build_attention(AttentionSpec(...))``      q f32[n, heads * D], k_cache, v_cache, y f32[n, heads * Dv], pos i64
+                                             (caches laid out as in :mod:`bitwright.codegen.cache`, tokens 0..pos+n-1
+                                             already appended; query i sits at position pos + i). ``rows=1``: n is 1.
+``build_attention_full(FullAttentionSpec)``  q f32[n, heads * D], k f32[n, kv_heads * D], v f32[n, kv_heads * Dv],
+                                             y f32[n, heads * Dv]
+========================================== ==========================================================================
+
+y is the output. Arithmetic is float32; a float16 cache is widened on load. ``pos`` comes last because Relax passes it
+as ``call_tir(..., tir_vars=ShapeExpr([pos]))``. Nothing of the cache beyond position pos + n - 1 reaches the result,
+whatever it holds, nor anything before the window.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitwright.codegen.attention.spec import AttentionSpec, FullAttentionSpec
+
+__all__ = ["AttentionSpec", "FullAttentionSpec", "build_attention", "build_attention_full"]
+
+
+def build_attention(spec: AttentionSpec) -> Any:
+    """PrimFunc of causal attention over a cache: the decode kernel for ``rows=1``, else the prefill kernel."""
+    if spec.rows == 1:
+        from bitwright.codegen.attention.decode import build as build_decode
+
+        return build_decode(spec)
+    from bitwright.codegen.attention.prefill import build as build_prefill
+
+    return build_prefill(spec)
+
+
+def build_attention_full(spec: FullAttentionSpec) -> Any:
+    """PrimFunc of unmasked attention without a cache."""
+    from bitwright.codegen.attention.full import build
+
+    return build(spec)

@@ -1,0 +1,108 @@
+"""Prefill attention: a symbolic number of query tokens against the cache, causal.
+
+Units are (block of query tokens, key/value head), ordered by cost; parts take them in turn, so causal work balances.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+from bitwright.codegen.attention.block import Block, Keys, Range, Tile, ceildiv
+from bitwright.codegen.attention.spec import AttentionSpec
+from bitwright.codegen.builder import kernel, load, loop, store, symbol
+from bitwright.codegen.cache import BLOCK
+from bitwright.codegen.vectormath import for_spans, load_float, splat
+
+CHUNK = 64
+ROWS = 48
+"""Rows of a block: enough to pay for loading and widening a key, few enough that the block's state stays in L1."""
+PARALLEL_SCORES = 4096
+"""Scores (rows x keys) from which a parallel launch pays on two cores."""
+
+
+def query_tokens(group: int) -> int:
+    """Query tokens of a block when ``group`` heads share it."""
+    return max(ROWS // group, 1)
+
+
+def write_rows(block: Block, y: Any, rows: Any, place: Any) -> None:
+    """Divide the rows' outputs by their sums and store them; ``place(row)`` gives (token, first column)."""
+    with loop(rows) as r:
+        inverse = T.Bind(T.float32(1) / block.total[r])
+        token, column = place(r)
+
+        def write(offset: Any, n: int) -> None:
+            store(y, load(block.output, [r, offset], n) * splat(inverse, n), [token, column + offset], n)
+
+        for_spans(block.value_dim, block.tile.lanes, write)
+
+
+def for_parts(threads: int, units: Any, parallel: Any, unit: Any) -> None:
+    """Emit ``unit(u)`` for all units: dealt in turn to ``threads`` parallel parts if ``parallel``, else serially."""
+    if threads == 1:
+        with loop(units) as u:
+            unit(u)
+        return
+    with T.If(parallel):
+        with T.Then(), loop(threads, "parallel") as part, loop(ceildiv(units - part, threads)) as turn:
+            unit(part + turn * threads)
+        with T.Else(), loop(units) as u:
+            unit(u)
+
+
+def build(spec: AttentionSpec) -> Any:
+    """PrimFunc: q f32[n, heads * D], k_cache, v_cache, y f32[n, heads * Dv], pos i64."""
+    cache, group = spec.cache, spec.group
+    tokens_per_block = query_tokens(group)
+    tile = Tile.fit(tokens_per_block * group, spec.lanes, CHUNK)
+    with kernel(spec.name) as k:
+        n = symbol("n")
+        q = k.tensor("q", (n, spec.heads * cache.head_dim), "float32")
+        key_cache = k.tensor("k_cache", cache.key_shape, cache.key_dtype)
+        value_cache = k.tensor("v_cache", cache.value_shape, cache.value_dtype)
+        y = k.tensor("y", (n, spec.heads * cache.value_dim), "float32")
+        pos = k.scalar("pos")
+
+        def unit(u: Any) -> None:
+            head = T.Bind(T.floormod(u, T.int64(cache.kv_heads)))
+            token = T.Bind(T.floordiv(u, T.int64(cache.kv_heads)) * tokens_per_block)
+            tokens = T.Bind(T.min(n - token, T.int64(tokens_per_block)))
+            rows = T.Bind(tokens * group)
+            last = T.Bind(pos + token + tokens)
+
+            def end(r: Any) -> Any:
+                return pos + token + T.floordiv(r, T.int64(group)) + 1
+
+            def first_seen(r: Any) -> Any:
+                return T.max(end(r) - spec.window, T.int64(0))
+
+            def place(r: Any, width: int) -> tuple[Any, Any]:
+                lane = T.floormod(r, T.int64(group))
+                return token + T.floordiv(r, T.int64(group)), (head * group + lane) * width
+
+            block = Block(tile, cache.head_dim, cache.value_dim, spec.scale, spec.softcap)
+
+            def query(r: Any, d: Any) -> Any:
+                row, column = place(r, cache.head_dim)
+                return q[row, column + d]
+
+            groups = block.start(rows, query)
+            keys = Keys(
+                key=lambda b, d, lane, lanes: load_float(key_cache, [head, b, d, T.int64(lane)], lanes),
+                blocks=T.int64(cache.capacity // BLOCK),
+                value=lambda t, offset, lanes: load_float(value_cache, [head, t, T.int64(offset)], lanes),
+            )
+            allowed = Range(end=end, first=first_seen if spec.window else None)
+            origin: Any = T.int64(0)
+            if spec.window:
+                origin = T.Bind(T.floordiv(first_seen(T.int64(0)), T.int64(BLOCK)) * BLOCK)
+            with loop(ceildiv(last - origin, tile.chunk)) as chunk:
+                first = T.Bind(origin + chunk * tile.chunk)
+                block.visit(keys, rows, groups, allowed, first, T.min(first + tile.chunk, last))
+            write_rows(block, y, rows, lambda r: place(r, cache.value_dim))
+
+        units = T.Bind(ceildiv(n, tokens_per_block) * cache.kv_heads)
+        for_parts(spec.threads, units, n * spec.heads * (pos + n) >= PARALLEL_SCORES, unit)
+    return k.func

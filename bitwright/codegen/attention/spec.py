@@ -1,0 +1,95 @@
+"""What an attention kernel is built for. No TVM here: passes read and make these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bitwright.codegen.cache import CacheSpec
+from bitwright.codegen.checks import check_lanes, check_positive
+from bitwright.errors import UnsupportedError
+
+
+def _check_heads(heads: int, kv_heads: int) -> None:
+    check_positive("heads", heads)
+    if heads % kv_heads:
+        raise UnsupportedError(
+            f"{heads} query heads on {kv_heads} key/value heads",
+            where="attention spec",
+            limit="query heads are a multiple of key/value heads",
+            remedy="check q_num_heads and kv_num_heads",
+        )
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Causal attention over a cache.
+
+    Attributes:
+        heads: query heads, a multiple of the cache's kv_heads; head h reads key/value head h // (heads / kv_heads).
+        cache: layout of the cache it reads.
+        scale: factor of the scores.
+        softcap: scores become softcap * tanh(score / softcap); 0 for none.
+        window: a query sees the last ``window`` positions, its own included; 0 for all.
+        rows: 1 for a decode kernel, None for a symbolic number of tokens.
+        lanes: float32 lanes of the target's vectors.
+        threads: parts that long work is divided into.
+    """
+
+    heads: int
+    cache: CacheSpec
+    scale: float
+    softcap: float = 0.0
+    window: int = 0
+    rows: Literal[1] | None = None
+    lanes: int = 8
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        _check_heads(self.heads, self.cache.kv_heads)
+        check_lanes(self.lanes)
+        check_positive("threads", self.threads)
+        if self.softcap < 0 or self.window < 0:
+            raise UnsupportedError(
+                f"attention with softcap {self.softcap} and window {self.window}",
+                where="attention spec",
+                limit="neither is negative; 0 means none",
+                remedy="check the model's configuration",
+            )
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.heads // self.cache.kv_heads
+
+    @property
+    def name(self) -> str:
+        return f"attention_{self.heads}x{self.cache.head_dim}{'_decode' if self.rows == 1 else ''}"
+
+
+@dataclass(frozen=True)
+class FullAttentionSpec:
+    """Attention of every token to every token (an encoder), no cache or mask. Attributes: see :class:`AttentionSpec`."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    scale: float
+    softcap: float = 0.0
+    lanes: int = 8
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("kv_heads", "head_dim", "value_dim", "threads"):
+            check_positive(name, getattr(self, name))
+        _check_heads(self.heads, self.kv_heads)
+        check_lanes(self.lanes)
+
+    @property
+    def group(self) -> int:
+        return self.heads // self.kv_heads
+
+    @property
+    def name(self) -> str:
+        return f"attention_full_{self.heads}x{self.head_dim}"

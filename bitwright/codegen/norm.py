@@ -1,0 +1,125 @@
+"""RMSNorm and LayerNorm over the last axis, optionally fused with the residual addition before them.
+
+Kernel arguments, float32, in order (parts in brackets as the spec says)::
+
+    x[n, W] [, residual[n, W]], gain[W] [, bias[W]] [, sum[n, W] (output)], y[n, W] (output)
+
+With ``residual`` the kernel writes sum = x + residual and normalises the sum. ``n`` is symbolic unless ``rows=1``.
+
+RMSNorm (Zhang and Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * gain [+ bias].
+LayerNorm (Ba et al. 2016): y = (x - mean) / sqrt(mean((x - mean)^2) + eps) * gain [+ bias], the
+variance in a second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bitwright.codegen.checks import check_choice, check_lanes, check_positive
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """One normalisation kernel.
+
+    Attributes:
+        kind: ``rms`` or ``layer``.
+        width: W, elements of a row.
+        eps: added to the mean square or variance.
+        bias: whether a bias[W] is added.
+        residual: whether x and residual are added first, and their sum is an output.
+        rows: 1 for a decode kernel, None for a symbolic number of tokens.
+        lanes: float32 lanes of the target's vectors.
+    """
+
+    kind: Literal["rms", "layer"]
+    width: int
+    eps: float
+    bias: bool = False
+    residual: bool = False
+    rows: Literal[1] | None = None
+    lanes: int = 8
+
+    def __post_init__(self) -> None:
+        check_choice("norm kind", self.kind, ("rms", "layer"))
+        check_positive("norm width", self.width)
+        check_lanes(self.lanes)
+
+    @property
+    def name(self) -> str:
+        return f"{'add_' if self.residual else ''}{self.kind}_norm_{self.width}{'_bias' if self.bias else ''}"
+
+
+def build_norm(spec: NormSpec) -> Any:
+    """The PrimFunc of ``spec`` (arguments: module docstring)."""
+    from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+    from bitwright.codegen.builder import kernel, load, store
+    from bitwright.codegen.rowloop import for_rows, token_extent
+    from bitwright.codegen.vectormath import for_spans, splat
+
+    width = spec.width
+    wide = 4 * spec.lanes  # four vectors at a time hide the latency of the additions
+    with kernel(spec.name) as k:
+        n = token_extent(spec.rows)
+        x = k.tensor("x", (n, width), "float32")
+        residual = k.tensor("residual", (n, width), "float32") if spec.residual else None
+        gain = k.tensor("gain", (width,), "float32")
+        bias = k.tensor("bias", (width,), "float32") if spec.bias else None
+        total = k.tensor("sum", (n, width), "float32") if spec.residual else x
+        y = k.tensor("y", (n, width), "float32")
+
+        def row(i: Any) -> None:
+            def add_residual(offset: Any, lanes: int) -> None:
+                at = [i, offset]
+                store(total, load(x, at, lanes) + load(residual, at, lanes), at, lanes)
+
+            if spec.residual:
+                for_spans(width, wide, add_residual)
+            mean: Any = T.float32(0)
+            if spec.kind == "layer":
+                mean = T.Bind(_row_sum(width, wide, lambda o, lanes: load(total, [i, o], lanes)) * T.float32(1 / width))
+
+            def centred(offset: Any, lanes: int) -> Any:
+                value = load(total, [i, offset], lanes)
+                return value - splat(mean, lanes) if spec.kind == "layer" else value
+
+            def square(offset: Any, lanes: int) -> Any:
+                value = T.Bind(centred(offset, lanes))
+                return value * value
+
+            mean_square = _row_sum(width, wide, square) * T.float32(1 / width)
+            factor = T.Bind(T.float32(1) / T.sqrt(mean_square + T.float32(spec.eps)))
+
+            def write(offset: Any, lanes: int) -> None:
+                value = centred(offset, lanes) * splat(factor, lanes) * load(gain, [offset], lanes)
+                store(y, value if bias is None else value + load(bias, [offset], lanes), [i, offset], lanes)
+
+            for_spans(width, wide, write)
+
+        for_rows(n, width, row)
+    return k.func
+
+
+def _row_sum(width: int, lanes: int, term: Callable[[Any, int], Any]) -> Any:
+    """Sum of ``term(offset, lanes)`` over a row: a scalar expression."""
+    from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+    from bitwright.codegen.builder import Registers, vector
+    from bitwright.codegen.vectormath import add, for_spans, reduce_lanes, splat
+
+    full = Registers(1, vector("float32", lanes))
+    rest = Registers(1, "float32")
+    full[0] = splat(0.0, lanes)
+    rest[0] = T.float32(0)
+
+    def accumulate(offset: Any, piece: int) -> None:
+        if piece == lanes:
+            full[0] = full[0] + term(offset, piece)
+        else:
+            rest[0] = rest[0] + reduce_lanes(term(offset, piece), piece, add)
+
+    for_spans(width, lanes, accumulate)
+    return T.Bind(reduce_lanes(full[0], lanes, add) + rest[0])

@@ -1,0 +1,30 @@
+"""Largest accepted errors of kernels against their oracles, in one place.
+
+A kernel result y passes when |y - reference| <= absolute + relative * |reference| everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    absolute: float
+    relative: float
+
+
+EXACT = Tolerance(0.0, 0.0)
+"""Moves and roundings that have one right answer."""
+
+NORM = Tolerance(2e-6, 2e-6)
+"""A float32 sum of W <= 4096 squares in 32 partial sums is off by a few ulp; so is the product with the gain."""
+
+ROPE = Tolerance(1e-6, 1e-6)
+"""Two float32 products and one addition of values of order one."""
+
+ELEMENTWISE = Tolerance(5e-7, 5e-7)
+"""The exponential is good to 1e-7, and a quotient and two products follow."""
+
+ATTENTION = Tolerance(1e-5, 1e-5)
+"""Scores up to 20 carry 1e-6 absolute error each, which the exponential turns into relative error of weights."""

@@ -144,6 +144,16 @@ class Session:
         """Forget all tokens: the next one stands at position 0."""
         self._cached.clear()
 
+    def rewind(self, position: int) -> None:
+        """Forget the tokens from ``position`` on.
+
+        Raises:
+            UsageError: the cache holds fewer tokens.
+        """
+        if not 0 <= position <= self.position:
+            raise UsageError(f"cannot rewind to token {position}", limit=f"the cache holds {self.position} tokens")
+        del self._cached[position:]
+
     def prefill(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Append ``ids`` to the cache and return float32 [vocab], the logits behind the last of them.
 
@@ -324,7 +334,7 @@ class Session:
             if old != new:
                 break
             shared += 1
-        del self._cached[shared:]
+        self.rewind(shared)
         return self.prefill(tokens[shared:]), shared
 
     def _decode(self, number: int) -> np.ndarray | None:

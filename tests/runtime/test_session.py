@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_logits_start_from_an_empty_cache(session: Session, toy: Any) -> None:
 def test_any_split_of_the_prompt_gives_the_same_logits(session: Session, toy: Any, cuts: list[int]) -> None:
     session.reset()
     bounds = sorted({0, len(IDS), *cuts})
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         logits = session.prefill(IDS[start:end])
     np.testing.assert_array_equal(logits, toy.logits(IDS)[-1])
 

@@ -98,6 +98,9 @@ def build(vocab: int, context: int = CONTEXT) -> Any:
     from tvm import relax, tirx
     from tvm.target import codegen
 
+    from bitwright.autotune.bandwidth import build_read_bandwidth
+    from bitwright.codegen.isa import select_isa
+
     builder = relax.BlockBuilder()
     for name, rows in (("prefill", None), ("decode", 1), ("score", None)):
         append = builder.add_func(_append(f"append_{name}", rows, vocab, context), f"append_{name}")
@@ -120,6 +123,8 @@ def build(vocab: int, context: int = CONTEXT) -> Any:
             out_type = relax.TensorType([n if name == "score" else 1, vocab], "float32")
             out = builder.emit(relax.call_tir(project, [new, matrix, tokens, position], out_type))
             builder.emit_func_output(out)
+    read = build_read_bandwidth(select_isa(frozenset()))
+    builder.add_func(read, "read_bandwidth")
     target = tvm.target.Target({"kind": "llvm", "mtriple": codegen.llvm_get_system_triple()})
     return tvm.compile(builder.get(), target)
 

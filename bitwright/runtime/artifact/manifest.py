@@ -21,7 +21,7 @@ MAX_MANIFEST_BYTES = 64 * 2**20
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-StateType = Literal["float32", "float16", "int8", "uint8", "int32", "uint32", "int64"]
+STATE_TYPES = ("float32", "float16", "int8", "uint8", "int32", "uint32", "int64")
 
 
 class _Record(BaseModel):
@@ -62,7 +62,14 @@ class StateTensor(_Record):
 
     name: str
     shape: tuple[Positive, ...] = Field(strict=False)
-    dtype: StateType
+    dtype: str
+
+    @field_validator("dtype")
+    @classmethod
+    def _known(cls, dtype: str) -> str:
+        if dtype not in STATE_TYPES:
+            raise ValueError(f"{dtype!r} is none of {', '.join(STATE_TYPES)}")
+        return dtype
 
 
 class TargetRecord(_Record):

@@ -1,0 +1,72 @@
+"""``bitwright bench``"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitwright.cli import console
+from bitwright.cli.options import ArtifactArgument, JsonOption, parse_counts
+
+if TYPE_CHECKING:
+    from bitwright.runtime.bench import BenchRow
+
+COLUMNS = ("test", "depth", "threads", "tokens/s", "mean", "sd", "per token", "read", "of bandwidth")
+
+
+def command(
+    artifact: ArtifactArgument,
+    prompt: Annotated[str, typer.Option("-p", "--prompt", help="Lengths of prompts, with commas; 0 for none.")] = "512",
+    new: Annotated[str, typer.Option("-n", "--new", help="Numbers of tokens to decode; 0 for none.")] = "128",
+    depth: Annotated[str, typer.Option("-d", "--depth", help="Tokens in the cache before each test.")] = "0",
+    threads: Annotated[
+        str | None, typer.Option("-t", "--threads", help="Numbers of threads. Default: one per physical core.")
+    ] = None,
+    repetitions: Annotated[int, typer.Option("-r", "--repetitions", help="Measured runs of each test.")] = 5,
+    json: JsonOption = False,
+) -> None:
+    """Measure tokens per second: ppN processes a prompt of N tokens, tgN decodes N tokens one by one.
+
+    Each row stands beside the read bandwidth that the same threads reach on as many bytes in the same run.
+    """
+    prompts, counts = parse_counts(prompt, "-p"), parse_counts(new, "-n")
+    depths = parse_counts(depth, "-d")
+    wanted = None if threads is None else parse_counts(threads, "-t")
+
+    from bitwright.runtime.bench import plan_tests, run_tests
+    from bitwright.runtime.library import choose_threads
+    from bitwright.runtime.session import load
+
+    chosen = [choose_threads(None)] if wanted is None else [choose_threads(count) for count in wanted]
+    session = load(artifact, threads=max(chosen))
+    tests = plan_tests(prompts, counts, depths, chosen, session.context)
+    with console.progress("measuring") as advance:
+        rows = list(run_tests(session, tests, repetitions=repetitions, progress=advance))
+    if json:
+        manifest = session.manifest
+        console.print_json(
+            {
+                "model": manifest.model.name,
+                "bytes": manifest.run_bytes,
+                "target": manifest.target.fingerprint,
+                "repetitions": repetitions,
+                "rows": [row.to_dict() for row in rows],
+            }
+        )
+        return
+    console.print_table(COLUMNS, [_cells(row) for row in rows])
+
+
+def _cells(row: BenchRow) -> list[str]:
+    return [
+        row.test.name,
+        str(row.test.depth),
+        str(row.test.threads),
+        f"{row.median:.1f}",
+        f"{row.mean:.1f}",
+        f"{row.deviation:.1f}",
+        console.format_bytes(row.bytes_per_token),
+        f"{row.bytes_per_second / 1e9:.1f} of {row.bandwidth / 1e9:.1f} GB/s",
+        f"{100 * row.roofline_fraction:.0f} %",
+    ]

@@ -1,0 +1,75 @@
+"""What all verbs print with: results to stdout, everything meant for a watching person to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def error(text: str) -> None:
+    """An error message, red on a terminal."""
+    first, *rest = text.splitlines() or [""]
+    label = "\033[1;31merror:\033[0m" if sys.stderr.isatty() else "error:"
+    print(f"{label} {first}", *rest, sep="\n", file=sys.stderr)
+
+
+def traceback() -> None:
+    """The traceback of the exception being handled."""
+    import traceback as library
+
+    library.print_exc()
+
+
+def note(text: str) -> None:
+    """A remark for people."""
+    print(text, file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """The one JSON document that ``--json`` promises on stdout."""
+    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout; columns whose cells are all numbers are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = all(row[index][:1].isdigit() or row[index][:1] in "-" for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # Piped output is for programs: never cut to a width that nobody sees.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+Progress = Callable[[int, int], None]
+
+
+@contextmanager
+def progress(description: str) -> Iterator[Progress]:
+    """A progress bar on stderr; call it with (done, total). Without a terminal nothing is drawn."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    output = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=output, transient=True, disable=not output.is_terminal) as bars:
+        task = bars.add_task(description, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def format_bytes(count: int) -> str:
+    """``78.5 MB``: decimal units, as file managers and the option ``--max-bytes`` use them."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"

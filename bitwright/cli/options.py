@@ -1,0 +1,44 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitwright.errors import UsageError
+
+ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder made by `bitwright compile`.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", "-t", help="Threads to compute with. Default: one per physical core.")
+]
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens of an answer.")]
+TemperatureOption = Annotated[
+    float | None, typer.Option(help="0 is greedy. Default: what the model recommends, else 0.")
+]
+TopKOption = Annotated[int | None, typer.Option(help="Draw from the k most likely tokens; 0 from all.")]
+TopPOption = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that sum to this probability.")]
+MinPOption = Annotated[float | None, typer.Option(help="Drop tokens less likely than this share of the likeliest.")]
+PenaltyOption = Annotated[float | None, typer.Option(help="Make tokens seen before less likely; 1 is none.")]
+SeedOption = Annotated[int | None, typer.Option(help="Of the random draws. Default 0: equal runs give equal answers.")]
+StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Stop at this text (may be repeated).")]
+SystemOption = Annotated[str | None, typer.Option(help="System message for the chat template.")]
+
+
+def parse_counts(text: str, name: str) -> list[int]:
+    """``"0,4096"`` as numbers.
+
+    Raises:
+        UsageError: anything but whole numbers from 0 with commas between them.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(
+            f"'{text}' is no list of counts",
+            where=name,
+            limit="whole numbers from 0 with commas between them",
+            remedy=f"pass for example {name} 0,4096",
+        )
+    return [int(part) for part in parts]

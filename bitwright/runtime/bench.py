@@ -1,0 +1,230 @@
+"""Speed of an artifact: rows like llama-bench's, each beside the read bandwidth that bounds it.
+
+``pp512`` is a prompt of 512 tokens, ``tg64`` 64 tokens decoded one by one, each behind ``depth`` tokens in the cache.
+
+The roofline is memory: a step cannot be faster than reading the bytes it touches once. Each repetition first reads a
+buffer of as many bytes with the artifact's own ``read_bandwidth`` loop and the same threads, then runs the model, so
+that both see the same machine. A fraction near 1 is at the limit of memory; prompts are bound by arithmetic and stay
+far below.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from bitwright.errors import UsageError
+from bitwright.runtime.artifact import Interface
+from bitwright.runtime.module import CompiledModule, aligned_zeros
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bitwright.runtime.session import Session
+
+OUT_WORDS = 8
+"""uint64 results per thread of ``read_bandwidth``."""
+
+_SEED = 0
+_MIN_READ_SECONDS = 2e-3
+_MIN_READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class BenchTest:
+    """One row to measure: ``tokens`` of prompt (``pp``) or decoding (``tg``) behind ``depth`` cached tokens."""
+
+    kind: Literal["pp", "tg"]
+    tokens: int
+    depth: int
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}{self.tokens}"
+
+    def bytes_per_token(self, interface: Interface) -> int:
+        """Bytes of weights and cache that must be read for one token, on average over the test, everything once.
+
+        Decoding at position p reads the weights and p + 1 cached tokens. A prompt reads the weights once per chunk, and
+        after each chunk the cache up to there.
+        """
+        weights, cache = interface.weight_bytes_per_token, interface.cache_bytes_per_token
+        if self.kind == "tg":
+            return weights + cache * (2 * self.depth + self.tokens + 1) // 2
+        chunk = interface.prefill_chunk
+        ends = [self.depth + min(start + chunk, self.tokens) for start in range(0, self.tokens, chunk)]
+        return (len(ends) * weights + cache * sum(ends)) // self.tokens
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """A measured row.
+
+    Attributes:
+        samples: tokens per second of each repetition.
+        bytes_per_token: see ``BenchTest.bytes_per_token``.
+        bandwidth: bytes per second of the read loop, median over the repetitions.
+    """
+
+    test: BenchTest
+    samples: tuple[float, ...]
+    bytes_per_token: int
+    bandwidth: float
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.samples)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation, 0 for one repetition."""
+        return statistics.stdev(self.samples) if len(self.samples) > 1 else 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.median * self.bytes_per_token
+
+    @property
+    def roofline_fraction(self) -> float:
+        return self.bytes_per_second / self.bandwidth
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of ``bench --json``."""
+        return {
+            "test": self.test.name,
+            "depth": self.test.depth,
+            "threads": self.test.threads,
+            "tokens_per_second": {"median": self.median, "mean": self.mean, "sd": self.deviation},
+            "samples": list(self.samples),
+            "bytes_per_token": self.bytes_per_token,
+            "bytes_per_second": self.bytes_per_second,
+            "read_bandwidth": self.bandwidth,
+            "roofline_fraction": self.roofline_fraction,
+        }
+
+
+def plan_tests(
+    prompts: Sequence[int], new: Sequence[int], depths: Sequence[int], threads: Sequence[int], context: int
+) -> list[BenchTest]:
+    """All rows: for every thread count and depth, the prompts, then decoding. Counts of 0 are left out.
+
+    Raises:
+        UsageError: nothing to measure, or a row longer than the context.
+    """
+    tests = [
+        BenchTest(kind, tokens, depth, count)
+        for count in threads
+        for depth in depths
+        for kind, sizes in (("pp", prompts), ("tg", new))
+        for tokens in sizes
+        if tokens > 0
+    ]
+    if not tests or any(test.depth < 0 for test in tests):
+        raise UsageError(
+            "there is nothing to measure",
+            limit="positive numbers of tokens at depths from 0",
+            remedy="pass for example -p 512 -n 128 -d 0",
+        )
+    longest = max(tests, key=lambda test: test.depth + test.tokens)
+    if longest.depth + longest.tokens > context:
+        raise UsageError(
+            f"{longest.name} at depth {longest.depth} needs {longest.depth + longest.tokens} tokens of context",
+            limit=f"the context of this artifact is {context} tokens",
+            remedy="measure less, or compile with a larger --context",
+        )
+    return tests
+
+
+def run_tests(
+    session: Session,
+    tests: Sequence[BenchTest],
+    *,
+    repetitions: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[BenchRow]:
+    """Measure ``tests`` one after the other on a session that is otherwise idle, yielding each row when it is done.
+
+    Every row runs once unmeasured, then ``repetitions`` times. ``progress`` gets (runs done, runs in all).
+
+    Raises:
+        UsageError: no repetitions. UnsupportedError: the artifact has no ``read_bandwidth``.
+    """
+    if repetitions < 1:
+        raise UsageError(f"{repetitions} repetitions were asked for", limit="at least 1", remedy="pass -r 5")
+    runs = len(tests) * (repetitions + 1)
+    for number, test in enumerate(tests):
+
+        def done(repetition: int, base: int = number * (repetitions + 1)) -> None:
+            if progress is not None:
+                progress(base + repetition + 1, runs)
+
+        yield _measure(session, test, repetitions, done)
+
+
+def _measure(session: Session, test: BenchTest, repetitions: int, done: Callable[[int], None]) -> BenchRow:
+    import numpy as np
+
+    module = session.module
+    module.use_threads(test.threads)
+    ids = np.random.default_rng(_SEED).integers(0, session.vocab, test.depth + test.tokens)
+    session.reset()
+    if test.depth:
+        session.prefill(ids[: test.depth])
+    size = test.bytes_per_token(session.manifest.interface)
+    read = _ReadLoop(module, size, test.threads)
+    samples, bandwidths = [], []
+    for repetition in range(repetitions + 1):
+        bandwidths.append(read.bytes_per_second())
+        seconds = _run(session, test, ids)
+        samples.append(test.tokens / seconds)
+        done(repetition)
+    return BenchRow(test, tuple(samples[1:]), size, statistics.median(bandwidths[1:]))
+
+
+def _run(session: Session, test: BenchTest, ids: np.ndarray) -> float:
+    """Seconds of one repetition, from ``depth`` tokens in the cache and back to there."""
+    new = ids[test.depth :].tolist()
+    start = time.perf_counter()
+    if test.kind == "pp":
+        session.prefill(new)
+    else:
+        for number in new:
+            session.decode(number)
+    seconds = time.perf_counter() - start
+    session.rewind(test.depth)
+    return seconds
+
+
+class _ReadLoop:
+    """The artifact's ``read_bandwidth(buffer u8[n], out u64[threads * 8])`` on a buffer of its own."""
+
+    def __init__(self, module: CompiledModule, size: int, threads: int) -> None:
+        self._function = module.library_function("read_bandwidth")
+        # Tiny models: below this the call itself would be measured.
+        self._size = max(size, _MIN_READ_BYTES * threads)
+        self._module = module
+        buffer = aligned_zeros((self._size,), "uint8")
+        buffer.fill(1)  # written, so that every page exists
+        out = aligned_zeros((threads * OUT_WORDS,), "uint64")
+        self._arguments = (module.tensor(buffer), module.tensor(out))
+        self._read()
+
+    def bytes_per_second(self) -> float:
+        """One sample, of reads that take some milliseconds together. A first read, to fill the caches, is not timed."""
+        self._read()
+        count, start = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - start) < _MIN_READ_SECONDS or count < 3:
+            self._read()
+            count += 1
+        return self._size * count / seconds
+
+    def _read(self) -> None:
+        self._function(*self._arguments)

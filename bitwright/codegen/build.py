@@ -10,16 +10,18 @@ from bitwright.target import Target
 
 
 def relax_phases() -> list[Any]:
-    """TVM's passes from calls of TensorIR functions to VM byte code."""
+    """TVM's passes from calls of TensorIR functions to VM byte code.
+
+    Reshapes are not legalised to copies: the VM makes views of them.
+    """
     from tvm.relax import transform
 
     return [
-        transform.LegalizeOps(),
+        transform.LegalizeOps(skip_ops=["relax.reshape"]),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
         transform.FuseOps(),
         transform.FuseTIR(),
-        transform.RewriteDataflowReshape(),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),

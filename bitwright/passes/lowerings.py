@@ -21,6 +21,9 @@ from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.program import CACHE_BLOCK
 from bitwright.scheme import LinearScheme
 
+# TVM's pattern kind of functions that are not fused with others.
+OPAQUE = 8
+
 
 @dataclass(frozen=True)
 class Lowering:
@@ -53,8 +56,9 @@ class Lowering:
         if spec not in self.kernels:
             function = build()
             name = str(function.attrs["global_symbol"])
-            # The builder makes the name unique; the symbol is attached from it at the end.
-            self.kernels[spec] = self.rewriter.builder.add_func(function.without_attr("global_symbol"), name)
+            # The builder makes the name unique; the symbol is attached from it at the end. Opaque: TVM must not fuse into it.
+            function = function.without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
+            self.kernels[spec] = self.rewriter.builder.add_func(function, name)
         return self.kernels[spec]
 
     def emit(self, kernel: Any, arguments: Sequence[Any], result: Any = None) -> Any:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bitwright.passes.base import Pass
     from bitwright.runtime.artifact import Artifact
 
+DEFAULT_SCHEME = "u4g32a8"
 DEFAULT_CONTEXT = 2048
 DEFAULT_CHUNK = 256
 LARGEST_CHUNK = 4096
@@ -50,7 +51,7 @@ class Options:
         overwrite: replace an existing artifact.
     """
 
-    scheme: LinearScheme = LinearScheme.parse("u4g32a8")  # noqa: RUF009 - frozen value
+    scheme: LinearScheme = LinearScheme.parse(DEFAULT_SCHEME)  # noqa: RUF009 - a frozen value
     table: LinearScheme | None = None
     cache_bits: int | None = None
     plan: Plan | None = None
@@ -65,6 +66,58 @@ class Options:
             raise UsageError(f"a context of {self.context} tokens", limit="at least 1", remedy="leave --context out")
         if not 1 <= self.chunk <= LARGEST_CHUNK:
             raise UsageError(f"a prefill chunk of {self.chunk} tokens", limit=f"1 to {LARGEST_CHUNK}")
+        if self.cache_bits not in (None, 16, 32):
+            raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
+
+    def describe(self) -> str:
+        """The resolved options in one line."""
+        schemes = "by plan" if self.plan else f"linear layers {self.scheme}, table {self.table or self.scheme}"
+        return f"{schemes}, target {self.target}, context {self.context or 'default'}, chunk {self.chunk}"
+
+
+def make_options(
+    *,
+    scheme: str | None = None,
+    table: str | None = None,
+    kv_bits: int | None = None,
+    plan: str | Path | None = None,
+    target: str = "native",
+    context: int | None = None,
+    chunk: int = DEFAULT_CHUNK,
+    dump_ir: str | Path | None = None,
+    overwrite: bool = False,
+) -> Options:
+    """Options from the names and paths that users write.
+
+    Raises:
+        UsageError: a scheme, target or number that makes no sense, or a plan together with schemes.
+        InputError: the plan cannot be read.
+    """
+    given = {"--scheme": scheme, "--table": table, "--kv-bits": kv_bits}
+    if plan is not None and any(value is not None for value in given.values()):
+        raise UsageError(
+            "a plan and schemes were given",
+            where=", ".join(name for name, value in given.items() if value is not None),
+            remedy="edit the plan, or leave --plan out",
+        )
+    return Options(
+        scheme=LinearScheme.parse(scheme or DEFAULT_SCHEME),
+        table=None if table is None else LinearScheme.parse(table),
+        cache_bits=kv_bits,
+        plan=None if plan is None else Plan.read(Path(plan)),
+        target=target,
+        context=context,
+        chunk=chunk,
+        dump_ir=None if dump_ir is None else Path(dump_ir),
+        overwrite=overwrite,
+    )
+
+
+def compile(
+    model: str | Path | ImportedModel, output: str | Path, *, progress: Progress | None = None, **options: Any
+) -> Artifact:
+    """Compile a model to an artifact folder: ``compile_model`` with the options of :func:`make_options`."""
+    return compile_model(model, Path(output), make_options(**options), progress=progress)
 
 
 def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
@@ -135,16 +188,9 @@ def load_model(model: str | Path | ImportedModel, tell: Progress) -> ImportedMod
 def plan_and_program(imported: ImportedModel, options: Options, target: Target, tell: Progress) -> tuple[Plan, Program]:
     """Import to Relax, find the sites, and settle and check the plan."""
     from bitwright.codegen.isa import select_isa
-    from bitwright.frontend.relax.module import import_model
     from bitwright.passes.legality import check_legal
 
-    tell("import to Relax")
-    program = import_model(imported, capacity=capacity(imported, options))
-    _dump(options.dump_ir, 0, "import", program)
-    for number, phase in enumerate(preparations(), start=1):
-        tell(phase.name)
-        program = phase(program)
-        _dump(options.dump_ir, number, phase.name, program)
+    program = sites_of(imported, options, tell)
     plan = options.plan or _uniform(program, imported, options, target)
     plan.check_sites(program.sites)
     if plan.model and plan.model != imported.digest:
@@ -155,6 +201,20 @@ def plan_and_program(imported: ImportedModel, options: Options, target: Target, 
         )
     check_legal(plan, program.sites, select_isa(target.features))
     return plan, program
+
+
+def sites_of(imported: ImportedModel, options: Options, tell: Progress) -> Program:
+    """Import to Relax and find the sites."""
+    from bitwright.frontend.relax.module import import_model
+
+    tell("import to Relax")
+    program = import_model(imported, capacity=capacity(imported, options))
+    _dump(options.dump_ir, 0, "import", program)
+    for number, phase in enumerate(preparations(), start=1):
+        tell(phase.name)
+        program = phase(program)
+        _dump(options.dump_ir, number, phase.name, program)
+    return program
 
 
 def capacity(imported: ImportedModel, options: Options) -> int:

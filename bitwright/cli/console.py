@@ -65,6 +65,20 @@ def progress(description: str) -> Iterator[Progress]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+@contextmanager
+def phases(description: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that names the phase at work and the time it has taken; call it with each phase's name."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    output = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bars(*columns, console=output, transient=True, disable=not output.is_terminal) as bars:
+        task = bars.add_task(description, total=None)
+        yield lambda phase: bars.update(task, description=f"{description}: {phase}")
+
+
 def format_bytes(count: int) -> str:
     """``78.5 MB``: decimal units, as file managers and the option ``--max-bytes`` use them."""
     value, unit = float(count), "B"

@@ -10,6 +10,12 @@ import typer
 from bitwright.errors import UsageError
 
 ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder made by `bitwright compile`.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="ONNX file, HF folder, GGUF file, or the built-in smollm2-135m.")
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="native, avx512vnni, avx512vnni-novbmi, avx2 or generic (any CPU).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", "-t", help="Threads to compute with. Default: one per physical core.")

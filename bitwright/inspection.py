@@ -1,0 +1,104 @@
+"""What ``bitwright inspect`` shows: the sites of a model, the schemes each can have, bytes at each width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bitwright.scheme import BITS, GROUPS, LinearScheme, WeightScheme
+from bitwright.site import Site
+from bitwright.target import Target
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One site; ``schemes``: names of the symmetric weight schemes that are legal for it (caches: storage)."""
+
+    site: Site
+    schemes: tuple[str, ...]
+
+    @property
+    def notes(self) -> str:
+        """Structure worth knowing: shared inputs, ties, biases."""
+        found = [f"with {self.site.group}"] if self.site.group and self.site.group != self.site.name else []
+        found += ["tied to lm_head"] if self.site.tied else []
+        found += ["bias"] if self.site.bias else []
+        return ", ".join(found)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``totals``: scheme name to bytes of all matrices in it (tile padding included); only schemes legal everywhere."""
+
+    name: str
+    digest: str
+    isa: str
+    parameters: int
+    sites: tuple[SiteReport, ...]
+    totals: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON document."""
+        sites = [{**asdict(s.site), "schemes": list(s.schemes)} for s in self.sites]
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "isa": self.isa,
+            "parameters": self.parameters,
+            "sites": sites,
+            "bytes": self.totals,
+        }
+
+
+def inspect_model(
+    model: str | Path,
+    *,
+    target: str = "native",
+    context: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Inspection:
+    """Import a model and list its sites.
+
+    Raises:
+        InputError, UnsupportedError, UsageError: as ``compile_model``.
+    """
+    from bitwright import pipeline
+    from bitwright.codegen.isa import select_isa
+    from bitwright.passes.legality import legal_weights
+
+    tell = progress or (lambda _: None)
+    machine = Target.parse(target)
+    isa = select_isa(machine.features)
+    imported = pipeline.load_model(model, tell)
+    program = pipeline.sites_of(imported, pipeline.Options(context=context), tell)
+    reports = []
+    for site in program.sites:
+        names = (
+            tuple(w.name for w in legal_weights(site, isa))
+            if site.weight
+            else (f"{site.kind[0]}16", f"{site.kind[0]}32")
+        )
+        reports.append(SiteReport(site, names))
+    matrices = [report.site for report in reports if report.site.weight]
+    return Inspection(
+        imported.name,
+        imported.digest,
+        isa.name,
+        sum(site.parameters for site in matrices),
+        tuple(reports),
+        _totals(matrices, isa),
+    )
+
+
+def _totals(matrices: list[Site], isa: Any) -> dict[str, int]:
+    from bitwright.codegen.layout import packed_layout
+    from bitwright.passes.legality import reason
+
+    totals = {}
+    uniform = [WeightScheme("uniform", bits, group) for bits in BITS for group in (*GROUPS, 0)]
+    for weight in (*uniform, WeightScheme("float", 16), WeightScheme("float", 32)):
+        if all(reason(site, LinearScheme(weight), isa) is None for site in matrices):
+            totals[weight.name] = sum(packed_layout(*site.shape, weight, isa.lanes).storage_bytes for site in matrices)
+    return totals

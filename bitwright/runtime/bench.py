@@ -123,7 +123,7 @@ def plan_tests(
         BenchTest(kind, tokens, depth, count)
         for count in threads
         for depth in depths
-        for kind, sizes in (("pp", prompts), ("tg", new))
+        for kind, sizes in _sizes(prompts, new)
         for tokens in sizes
         if tokens > 0
     ]
@@ -141,6 +141,10 @@ def plan_tests(
             remedy="measure less, or compile with a larger --context",
         )
     return tests
+
+
+def _sizes(prompts: Sequence[int], new: Sequence[int]) -> tuple[tuple[Literal["pp", "tg"], Sequence[int]], ...]:
+    return (("pp", prompts), ("tg", new))
 
 
 def run_tests(

@@ -156,9 +156,13 @@ def evaluate(
 
 
 def log_softmax(logits: Floats) -> Doubles:
-    """log(exp(x) / sum(exp(x))) over the last axis in float64, shifted by the maximum so that nothing overflows."""
+    """log(exp(x) / sum(exp(x))) over the last axis in float64, shifted by the maximum so that nothing overflows.
+
+    Rows with NaN or +inf become NaN.
+    """
     x = logits.astype(np.float64)
-    x -= x.max(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        x -= x.max(-1, keepdims=True)
     x -= np.log(np.exp(x).sum(-1, keepdims=True))
     return x
 
@@ -192,7 +196,7 @@ def _divergence(reference: Floats, logits: Floats, window: int) -> Doubles:
         log_p, log_q = log_softmax(reference[rows]), log_softmax(logits[rows])
         p = np.exp(log_p)
         with np.errstate(invalid="ignore"):
-            terms = np.where(p > 0, p * (log_p - log_q), 0.0)
+            terms = np.where(p == 0, 0.0, p * (log_p - log_q))
         # Rounding can leave a sum of zero a few 1e-17 below it.
         result[rows] = np.maximum(terms.sum(-1), 0.0)
     return _finite(result, "reference", window)

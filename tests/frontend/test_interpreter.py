@@ -111,27 +111,29 @@ def test_float64_stands_for_float32(name: str) -> None:
     np.testing.assert_allclose(logits, zoo.reference_logits(name, IDS), **LOGITS)
 
 
-def test_hidden_of_an_encoder_defaults_to_token_types_of_zero() -> None:
-    def value(name: str, dtype: ir.DataType) -> ir.Value:
-        return ir.Value(name=name, shape=ir.Shape([1, "n"]), type=ir.TensorType(dtype))
+def test_hidden_of_an_encoder_counts_positions_and_defaults_to_token_types_of_zero() -> None:
+    nodes, tables = [], {}
 
-    def table(name: str) -> ir.Value:
-        array = np.random.default_rng(len(name)).standard_normal((10, 3)).astype(np.float32)
-        return ir.Value(name=name, const_value=ir.Tensor(array, name=name))
+    def rows(table: str, ids: str) -> ir.Value:
+        array = np.random.default_rng(len(tables)).standard_normal((10, 3)).astype(np.float32)
+        tables[table] = ir.Value(name=table, const_value=ir.Tensor(array, name=table))
+        inputs.append(ir.Value(name=ids, shape=ir.Shape([1, "n"]), type=ir.TensorType(ir.DataType.INT64)))
+        return named(f"{table} rows", ir.node("Gather", [tables[table], inputs[-1]], {"axis": 0}))
 
-    ids, types = value("input_ids", ir.DataType.INT64), value("token_type_ids", ir.DataType.INT64)
-    words, kinds = table("words"), table("kinds of words")
-    word, kind = ir.node("Gather", [words, ids], {"axis": 0}), ir.node("Gather", [kinds, types], {"axis": 0})
-    total = ir.node("Add", [word.outputs[0], kind.outputs[0]])
-    for node, label in ((word, "w"), (kind, "k"), (total, "hidden")):
-        node.outputs[0].name = label
-    graph = ir.Graph(
-        [ids, types], total.outputs, nodes=[word, kind, total], initializers=[words, kinds], opset_imports={"": 23}
-    )
+    def named(name: str, node: ir.Node) -> ir.Value:
+        nodes.append(node)
+        node.outputs[0].name = name
+        return node.outputs[0]
+
+    inputs: list[ir.Value] = []
+    words, kinds = rows("words", "input_ids"), rows("kinds", "token_type_ids")
+    both = named("both", ir.node("Add", [words, kinds]))
+    hidden = named("hidden", ir.node("Add", [both, rows("places", "position_ids")]))
+    graph = ir.Graph(inputs, [hidden], nodes=nodes, initializers=list(tables.values()), opset_imports={"": 23})
     interpreter = Interpreter(ir.Model(graph, ir_version=11))
-    w, k = words.const_value.numpy(), kinds.const_value.numpy()
-    np.testing.assert_allclose(interpreter.hidden([4, 9]), w[[4, 9]] + k[[0, 0]])
-    np.testing.assert_allclose(interpreter.hidden([4, 9], [1, 2]), w[[4, 9]] + k[[1, 2]])
+    word, kind, place = (tables[name].const_value.numpy() for name in ("words", "kinds", "places"))
+    np.testing.assert_allclose(interpreter.hidden([4, 9]), word[[4, 9]] + kind[[0, 0]] + place[[0, 1]])
+    np.testing.assert_allclose(interpreter.hidden([4, 9], [1, 2]), word[[4, 9]] + kind[[1, 2]] + place[[0, 1]])
     with pytest.raises(UsageError, match="the graph has no output 'logits'"):
         interpreter.logits([4, 9])
 

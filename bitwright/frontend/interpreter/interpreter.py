@@ -41,10 +41,10 @@ class Interpreter(GraphRunner):
         """An encoder's hidden states [n, width] float32 of ``ids`` int [n]; token types are zeros unless given."""
         import torch
 
-        checked = torch.from_numpy(self._checked(ids))[None]
-        feeds = {"input_ids": checked}
+        checked = self._checked(ids)
+        feeds = self._positioned(checked, 0)
         if "token_type_ids" in self.inputs:
-            types = np.zeros(checked.shape[1]) if token_types is None else np.asarray(token_types)
+            types = np.zeros(len(checked)) if token_types is None else np.asarray(token_types)
             feeds["token_type_ids"] = torch.from_numpy(types.astype(np.int64))[None]
         with torch.no_grad():
             output = self.run(feeds, (self._require_output("hidden"),))["hidden"]
@@ -79,9 +79,7 @@ class Interpreter(GraphRunner):
         import torch
 
         length = next((tensor.shape[2] for tensor in past.values()), 0)
-        feeds = {"input_ids": torch.from_numpy(ids)[None], **past}
-        if "position_ids" in self.inputs:
-            feeds["position_ids"] = torch.arange(length, length + len(ids))[None]
+        feeds = {**self._positioned(ids, length), **past}
         present = {name: "present." + name.removeprefix("past.") for name in past} if cached else {}
         wanted = (self._require_output("logits"), *present.values())
         cut = lm_head_input(self._logits) if last_only else None
@@ -94,6 +92,15 @@ class Interpreter(GraphRunner):
                 narrowed.remove()
         output = values["logits"][0, -1:] if last_only else values["logits"][0]
         return _to_numpy(output), {name: values[out] for name, out in present.items()}
+
+    def _positioned(self, ids: Ids, start: int) -> Tensors:
+        """``ids`` as the graph's input, with positions from ``start`` on if it wants them."""
+        import torch
+
+        feeds = {"input_ids": torch.from_numpy(ids)[None]}
+        if "position_ids" in self.inputs:
+            feeds["position_ids"] = torch.arange(start, start + len(ids))[None]
+        return feeds
 
     @functools.cached_property
     def _logits(self) -> ir.Value | None:

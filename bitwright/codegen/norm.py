@@ -58,7 +58,7 @@ def build_norm(spec: NormSpec) -> Any:
 
     from bitwright.codegen.builder import kernel, load, store
     from bitwright.codegen.rowloop import for_rows, token_extent
-    from bitwright.codegen.vectormath import for_spans, splat
+    from bitwright.codegen.vectormath import for_spans, hold, splat
 
     width = spec.width
     wide = 4 * spec.lanes  # four vectors at a time hide the latency of the additions
@@ -80,18 +80,18 @@ def build_norm(spec: NormSpec) -> Any:
                 for_spans(width, wide, add_residual)
             mean: Any = T.float32(0)
             if spec.kind == "layer":
-                mean = T.Bind(_row_sum(width, wide, lambda o, lanes: load(total, [i, o], lanes)) * T.float32(1 / width))
+                mean = hold(_row_sum(width, wide, lambda o, lanes: load(total, [i, o], lanes)) * T.float32(1 / width))
 
             def centred(offset: Any, lanes: int) -> Any:
                 value = load(total, [i, offset], lanes)
                 return value - splat(mean, lanes) if spec.kind == "layer" else value
 
             def square(offset: Any, lanes: int) -> Any:
-                value = T.Bind(centred(offset, lanes))
+                value = hold(centred(offset, lanes))
                 return value * value
 
             mean_square = _row_sum(width, wide, square) * T.float32(1 / width)
-            factor = T.Bind(T.float32(1) / T.sqrt(mean_square + T.float32(spec.eps)))
+            factor = hold(T.float32(1) / T.sqrt(mean_square + T.float32(spec.eps)))
 
             def write(offset: Any, lanes: int) -> None:
                 value = centred(offset, lanes) * splat(factor, lanes) * load(gain, [offset], lanes)
@@ -108,7 +108,7 @@ def _row_sum(width: int, lanes: int, term: Callable[[Any, int], Any]) -> Any:
     from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
     from bitwright.codegen.builder import Registers, vector
-    from bitwright.codegen.vectormath import add, for_spans, reduce_lanes, splat
+    from bitwright.codegen.vectormath import add, for_spans, hold, reduce_lanes, splat
 
     full = Registers(1, vector("float32", lanes))
     rest = Registers(1, "float32")
@@ -122,4 +122,4 @@ def _row_sum(width: int, lanes: int, term: Callable[[Any, int], Any]) -> Any:
             rest[0] = rest[0] + reduce_lanes(term(offset, piece), piece, add)
 
     for_spans(width, lanes, accumulate)
-    return T.Bind(reduce_lanes(full[0], lanes, add) + rest[0])
+    return hold(reduce_lanes(full[0], lanes, add) + rest[0])

@@ -64,7 +64,7 @@ def build_rope(spec: RopeSpec) -> Any:
 
     from bitwright.codegen.builder import kernel, load, loop, store
     from bitwright.codegen.rowloop import for_rows, token_extent
-    from bitwright.codegen.vectormath import for_spans
+    from bitwright.codegen.vectormath import for_spans, hold
 
     width, half = spec.heads * spec.head_dim, spec.rotary_dim // 2
     with kernel(spec.name) as k:
@@ -91,9 +91,9 @@ def build_rope(spec: RopeSpec) -> Any:
 
                 def rotate(j: Any, lanes: int) -> None:
                     first, second = pair_at(i, base, j, lanes)
-                    a, b = T.Bind(x[tuple(first)]), T.Bind(x[tuple(second)])
-                    c = T.Bind(load(cos, [position, j], lanes))
-                    s = T.Bind(load(sin, [position, j], lanes))
+                    a, b = hold(x[tuple(first)]), hold(x[tuple(second)])
+                    c = hold(load(cos, [position, j], lanes))
+                    s = hold(load(sin, [position, j], lanes))
                     T.buffer_store(y, a * c - b * s, first)
                     T.buffer_store(y, b * c + a * s, second)
 

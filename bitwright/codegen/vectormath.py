@@ -2,7 +2,7 @@
 
 Everything is plain TensorIR arithmetic, so it compiles for any LLVM target; ``lanes`` may be any power of two and 1
 means a scalar. Wide vectors (e.g. 32 lanes on an 8-lane machine) are split by LLVM, which is how loops are unrolled.
-Functions that need an intermediate value twice bind it in the surrounding IRBuilder frame: call them in a kernel body.
+Functions store intermediate values in the surrounding IRBuilder frame: call them in a kernel body.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import load, loop, store, vector
+from bitwright.codegen.builder import Registers, load, loop, stack, store, vector
 
 LOWEST = -3.4028234e38
 """Most negative finite float32: a masked score. Finite, so that differences of two masked scores are not NaN."""
@@ -50,6 +50,17 @@ def store_float(buffer: Any, value: Any, indices: Sequence[Any], lanes: int) -> 
     store(buffer, value if buffer.dtype == "float32" else T.cast(value, vector(buffer.dtype, lanes)), indices, lanes)
 
 
+def hold(value: Any) -> Any:
+    """Evaluate ``value`` once, here, and return a reference to it.
+
+    A local variable and not ``T.Bind``: TVM inlines bindings, and a value used in many places (every step of a
+    polynomial) would then grow exponentially.
+    """
+    register = Registers(1, str(value.ty.dtype))
+    register[0] = value
+    return register[0]
+
+
 def spans(width: int, lanes: int) -> list[tuple[int, int]]:
     """Cover ``width`` elements with (offset, lanes) pieces: full vectors, then smaller powers of two."""
     pieces = []
@@ -78,15 +89,15 @@ def reduce_lanes(value: Any, lanes: int, combine: Callable[[Any, Any], Any]) -> 
     """Fold the lanes of ``value`` pairwise with ``combine``; returns a scalar."""
     while lanes > 2:
         lanes //= 2
-        whole = T.Bind(value)
+        whole = hold(value)
         half = vector("float32", lanes)
         value = combine(T.vectorlow(half, whole), T.vectorhigh(half, whole))
     if lanes == 1:
-        return T.Bind(value)
+        return hold(value)
     # Half of a pair would be a one-element vector to LLVM, not a scalar: read both through memory (no store is left).
-    pair = T.alloc_buffer((2,), "float32", scope="local")
+    pair = stack((2,), "float32")
     store(pair, value, [0], 2)
-    return T.Bind(combine(pair[0], pair[1]))
+    return hold(combine(pair[0], pair[1]))
 
 
 def add(left: Any, right: Any) -> Any:
@@ -102,22 +113,22 @@ def exp(value: Any, lanes: int, *, nonpositive: bool = False) -> Any:
 
     Results below 2**-126 are 0, above 2.4e38 infinity; NaN stays NaN. ``nonpositive`` promises arguments <= 0 or NaN.
     """
-    x = T.Bind(value)
+    x = hold(value)
     low, high = splat(_EXP_LOW, lanes), splat(_EXP_HIGH, lanes)
-    clamped = T.Bind(T.Select(x < low, low, x))  # Select keeps NaN: the comparison is false
+    clamped = hold(T.Select(x < low, low, x))  # Select keeps NaN: the comparison is false
     if not nonpositive:
-        clamped = T.Bind(T.Select(clamped > high, high, clamped))
-    shifted = T.Bind(clamped * splat(_LOG2E, lanes) + splat(_ROUND, lanes))
+        clamped = hold(T.Select(clamped > high, high, clamped))
+    shifted = hold(clamped * splat(_LOG2E, lanes) + splat(_ROUND, lanes))
     # The rounded integer is read from the bits: TVM would cancel adding and subtracting the constant, and a float to
     # integer conversion is undefined for NaN.
-    integer = T.Bind(T.reinterpret(shifted, dtype=vector("int32", lanes)) - _int_splat(_ROUND_BITS, lanes))
-    power = T.Bind(T.cast(integer, vector("float32", lanes)))
-    r = T.Bind(clamped - power * splat(_LN2_HIGH, lanes) - power * splat(_LN2_LOW, lanes))
-    polynomial = T.Bind(_horner(_EXP_POLYNOMIAL, r, lanes) * (r * r) + r + splat(1.0, lanes))
+    integer = hold(T.reinterpret(shifted, dtype=vector("int32", lanes)) - _int_splat(_ROUND_BITS, lanes))
+    power = hold(T.cast(integer, vector("float32", lanes)))
+    r = hold(clamped - power * splat(_LN2_HIGH, lanes) - power * splat(_LN2_LOW, lanes))
+    polynomial = hold(_horner(_EXP_POLYNOMIAL, r, lanes) * (r * r) + r + splat(1.0, lanes))
     exponent = T.shift_left(integer, _int_splat(23, lanes)) + _int_splat(0x3F800000, lanes)
     scaled = T.reinterpret(exponent, dtype=vector("float32", lanes))  # 2**integer
-    result = T.Bind(T.Select(x < low, splat(0.0, lanes), polynomial * scaled))
-    return result if nonpositive else T.Bind(T.Select(x > high, splat(float("inf"), lanes), result))
+    result = hold(T.Select(x < low, splat(0.0, lanes), polynomial * scaled))
+    return result if nonpositive else hold(T.Select(x > high, splat(float("inf"), lanes), result))
 
 
 def sigmoid(value: Any, lanes: int) -> Any:
@@ -127,7 +138,7 @@ def sigmoid(value: Any, lanes: int) -> Any:
 
 def silu(value: Any, lanes: int) -> Any:
     """x * sigmoid(x)."""
-    x = T.Bind(value)
+    x = hold(value)
     return x / (splat(1.0, lanes) + exp(splat(0.0, lanes) - x, lanes))
 
 
@@ -138,24 +149,24 @@ def tanh(value: Any, lanes: int) -> Any:
 
 def gelu_tanh(value: Any, lanes: int) -> Any:
     """0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), computed as x * sigmoid(2u): no cancellation."""
-    x = T.Bind(value)
+    x = hold(value)
     u = x * (splat(0.7978845608028654, lanes) + splat(0.035677408136300125, lanes) * (x * x))
     return x * sigmoid(u * splat(2.0, lanes), lanes)
 
 
 def gelu_erf(value: Any, lanes: int) -> Any:
     """0.5 x erfc(-x / sqrt(2)), absolute error about 2e-7 * (1 + |x|)."""
-    x = T.Bind(value)
-    z = T.Bind(T.abs(x) * splat(0.7071067811865476, lanes))
-    t = T.Bind(splat(1.0, lanes) / (splat(1.0, lanes) + z * splat(0.5, lanes)))
-    tail = T.Bind(t * exp(_horner(_ERFC_POLYNOMIAL, t, lanes) - z * z, lanes))
+    x = hold(value)
+    z = hold(T.abs(x) * splat(0.7071067811865476, lanes))
+    t = hold(splat(1.0, lanes) / (splat(1.0, lanes) + z * splat(0.5, lanes)))
+    tail = hold(t * exp(_horner(_ERFC_POLYNOMIAL, t, lanes) - z * z, lanes))
     erfc = T.Select(x < splat(0.0, lanes), tail, splat(2.0, lanes) - tail)
     return x * splat(0.5, lanes) * erfc
 
 
 def relu(value: Any, lanes: int) -> Any:
     """max(x, 0); NaN stays NaN."""
-    x = T.Bind(value)
+    x = hold(value)
     return T.Select(x < splat(0.0, lanes), splat(0.0, lanes), x)
 
 
@@ -167,5 +178,5 @@ def _horner(coefficients: tuple[float, ...], x: Any, lanes: int) -> Any:
     """Polynomial with the highest power's coefficient first."""
     value = splat(coefficients[0], lanes)
     for coefficient in coefficients[1:]:
-        value = T.Bind(value * x + splat(coefficient, lanes))  # bound: TVM's simplifier is slow on deep trees
+        value = hold(value * x + splat(coefficient, lanes))
     return value

@@ -48,7 +48,7 @@ def check(spec: AttentionSpec, pos: int, n: int, seed: int = 0) -> None:
     k_cache = reference.pack_keys(k, cache.capacity, cache.key_dtype, np.nan)
     v_cache = reference.pack_values(v, cache.capacity, cache.value_dtype, np.nan)
     y = empty(n, spec.heads * cache.value_dim)
-    (y,) = call(build_attention, spec, q.reshape(n, -1), k_cache, v_cache, y, pos, outputs=(3,))
+    (y,) = call(build_attention, spec, q.reshape(n, -1), k_cache, v_cache, pos, y, outputs=(4,))
     assert_close(y, expected, ATTENTION)
 
 
@@ -117,9 +117,9 @@ def test_one_prefill_equals_decoding_token_by_token() -> None:
     q = rng.standard_normal((150, 9 * 64)).astype("float32")
     k, v = rng.standard_normal((2, 150, 3, 64)).astype("float16")
     k_cache, v_cache = reference.pack_keys(k, 336, "float16"), reference.pack_values(v, 336, "float16")
-    (whole,) = call(build_attention, prefill, q, k_cache, v_cache, empty(150, 576), 0, outputs=(3,))
+    (whole,) = call(build_attention, prefill, q, k_cache, v_cache, 0, empty(150, 576), outputs=(4,))
     for i in (0, 15, 16, 149):
-        (one,) = call(build_attention, decode, q[i : i + 1], k_cache, v_cache, empty(1, 576), i, outputs=(3,))
+        (one,) = call(build_attention, decode, q[i : i + 1], k_cache, v_cache, i, empty(1, 576), outputs=(4,))
         assert_close(one, whole[i : i + 1], ATTENTION)
 
 
@@ -131,7 +131,7 @@ def test_huge_scores_do_not_overflow() -> None:
     q = 1e3 * k[40].reshape(1, 1, 16)
     v = np.random.default_rng(7).standard_normal((100, 1, 16)).astype("float32")
     caches = reference.pack_keys(k, 336, "float32"), reference.pack_values(v, 336, "float32")
-    (y,) = call(build_attention, spec, q.reshape(1, 16), *caches, empty(1, 16), 99, outputs=(3,))
+    (y,) = call(build_attention, spec, q.reshape(1, 16), *caches, 99, empty(1, 16), outputs=(4,))
     assert_close(y, v[40], ATTENTION)
 
 

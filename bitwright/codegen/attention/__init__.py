@@ -1,16 +1,17 @@
 """Attention kernels.
 
 ========================================== ==========================================================================
-``build_attention(AttentionSpec(...))``      q f32[n, heads * D], k_cache, v_cache, y f32[n, heads * Dv], pos i64
+``build_attention(AttentionSpec(...))``      q f32[n, heads * D], k_cache, v_cache, pos i64, y f32[n, heads * Dv]
                                              (caches laid out as in :mod:`bitwright.codegen.cache`, tokens 0..pos+n-1
                                              already appended; query i sits at position pos + i). ``rows=1``: n is 1.
 ``build_attention_full(FullAttentionSpec)``  q f32[n, heads * D], k f32[n, kv_heads * D], v f32[n, kv_heads * Dv],
                                              y f32[n, heads * Dv]
 ========================================== ==========================================================================
 
-y is the output. Arithmetic is float32; a float16 cache is widened on load. ``pos`` comes last because Relax passes it
-as ``call_tir(..., tir_vars=ShapeExpr([pos]))``. Nothing of the cache beyond position pos + n - 1 reaches the result,
-whatever it holds, nor anything before the window.
+y is the output. Arithmetic is float32; a float16 cache is widened on load. ``pos`` stands among the inputs, where
+Relax's ``call_tir`` puts scalars: ``call_tir(kernel, Tuple([q, k_cache, v_cache, pos]), type of y)`` with ``pos`` the
+int64 symbol itself. Nothing of the cache beyond position pos + n - 1 reaches the result, whatever it holds, nor anything
+before the window.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import Registers, load, loop, store, vector
 from bitwright.codegen.cache import BLOCK
-from bitwright.codegen.vectormath import LOWEST, add, exp, for_spans, maximum, reduce_lanes, spans, splat, tanh
+from bitwright.codegen.vectormath import LOWEST, add, exp, for_spans, hold, maximum, reduce_lanes, spans, splat, tanh
 
 
 def ceildiv(value: Any, divisor: int) -> Any:
@@ -100,11 +100,11 @@ class Block:
         # With softcap the query carries scale / softcap, and the scores are multiplied by softcap after the tanh.
         self.query_scale = scale / softcap if softcap else scale
         total = tile.groups * tile.rows
-        self.query = T.alloc_buffer((tile.groups, head_dim, tile.rows), "float32", scope="local")
-        self.scores = T.alloc_buffer((total, tile.chunk), "float32", scope="local")
-        self.top = T.alloc_buffer((total,), "float32", scope="local")
-        self.total = T.alloc_buffer((total,), "float32", scope="local")
-        self.output = T.alloc_buffer((total, value_dim), "float32", scope="local")
+        self.query = T.alloc_buffer((tile.groups, head_dim, tile.rows), "float32")
+        self.scores = T.alloc_buffer((total, tile.chunk), "float32")
+        self.top = T.alloc_buffer((total,), "float32")
+        self.total = T.alloc_buffer((total,), "float32")
+        self.output = T.alloc_buffer((total, value_dim), "float32")
 
     def start(self, rows: Any, query: Callable[[Any, Any], Any]) -> Any:
         """Fill the state for ``rows`` rows whose elements are ``query(row, d)``; returns the register tiles in use."""
@@ -159,11 +159,11 @@ class Block:
                     sums[index] = splat(0.0, lanes)
                 with loop(self.head_dim) as d:
                     loaded = [
-                        T.Bind(keys.key(tile_blocks[v // per_block], d, v % per_block * lanes, lanes))
+                        hold(keys.key(tile_blocks[v // per_block], d, v % per_block * lanes, lanes))
                         for v in range(tile.vectors)
                     ]
                     for r in range(tile.rows):
-                        element = T.Bind(splat(self.query[group, d, r], lanes))
+                        element = hold(splat(self.query[group, d, r], lanes))
                         for v in range(tile.vectors):
                             index = r * tile.vectors + v
                             sums[index] = sums[index] + element * loaded[v]
@@ -203,7 +203,7 @@ class Block:
         state[0] = load(self.scores, [r, T.int64(0)], lanes)
         with loop(steps - 1, start=T.int64(1)) as step:
             state[0] = T.max(state[0], load(self.scores, [r, step * lanes], lanes))
-        top = T.Bind(T.max(reduce_lanes(state[0], lanes, maximum), self.top[r]))
+        top = hold(T.max(reduce_lanes(state[0], lanes, maximum), self.top[r]))
         keep = exp(self.top[r] - top, 1, nonpositive=True)
         state[0] = splat(0.0, lanes)
         with loop(steps) as step:
@@ -229,9 +229,9 @@ class Block:
                     for piece in columns:
                         sums[piece][r] = load(self.output, [group * tile.rows + r, piece[0]], piece[1])
                 with loop(end - begin, start=begin) as t:
-                    loaded = [T.Bind(keys.value(first + t, *piece)) for piece in columns]
+                    loaded = [hold(keys.value(first + t, *piece)) for piece in columns]
                     for r in range(tile.rows):
-                        weight = T.Bind(self.scores[group * tile.rows + r, t])
+                        weight = hold(self.scores[group * tile.rows + r, t])
                         for piece, value in zip(columns, loaded, strict=True):
                             sums[piece][r] = sums[piece][r] + splat(weight, piece[1]) * value
                 for r in range(tile.rows):

@@ -14,7 +14,7 @@ from bitwright.codegen.attention.block import Block, Keys, Range, Tile, ceildiv
 from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.builder import Registers, kernel, load, loop, store
 from bitwright.codegen.cache import BLOCK
-from bitwright.codegen.vectormath import LOWEST, exp, for_spans, load_float, splat
+from bitwright.codegen.vectormath import LOWEST, exp, for_spans, hold, load_float, splat
 
 CHUNK = 128
 PARALLEL_BYTES = 256 * 1024
@@ -22,7 +22,7 @@ PARALLEL_BYTES = 256 * 1024
 
 
 def build(spec: AttentionSpec) -> Any:
-    """PrimFunc: q f32[1, heads * D], k_cache, v_cache, y f32[1, heads * Dv], pos i64."""
+    """PrimFunc: q f32[1, heads * D], k_cache, v_cache, pos i64, y f32[1, heads * Dv]."""
     cache, group, lanes = spec.cache, spec.group, spec.lanes
     tile = Tile.fit(group, lanes, CHUNK)
     token_bytes = cache.kv_heads * sum(
@@ -33,8 +33,8 @@ def build(spec: AttentionSpec) -> Any:
         q = k.tensor("q", (1, spec.heads * cache.head_dim), "float32")
         key_cache = k.tensor("k_cache", cache.key_shape, cache.key_dtype)
         value_cache = k.tensor("v_cache", cache.value_shape, cache.value_dtype)
-        y = k.tensor("y", (1, spec.heads * cache.value_dim), "float32")
         pos = k.scalar("pos")
+        y = k.tensor("y", (1, spec.heads * cache.value_dim), "float32")
         end = T.Bind(pos + 1)
         seen = T.Bind(T.max(end - spec.window, T.int64(0)) if spec.window else T.int64(0))
         origin = T.Bind(T.floordiv(seen, T.int64(BLOCK)) * BLOCK)
@@ -75,12 +75,12 @@ def build(spec: AttentionSpec) -> Any:
                 scalars[0] = T.float32(LOWEST)
                 for p in range(parts):
                     scalars[0] = T.max(scalars[0], tops[p, head])
-                top = T.Bind(scalars[0])
+                top = hold(scalars[0])
                 weights = [exp(tops[p, head] - top, 1, nonpositive=True) for p in range(parts)]
                 scalars[1] = T.float32(0)
                 for p in range(parts):
                     scalars[1] = scalars[1] + totals[p, head] * weights[p]
-                inverse = T.Bind(T.float32(1) / scalars[1])
+                inverse = hold(T.float32(1) / scalars[1])
 
                 def combine(offset: Any, n: int) -> None:
                     terms = [load(outputs, [p, head, offset], n) * splat(weights[p], n) for p in range(parts)]

@@ -13,7 +13,7 @@ from bitwright.codegen.attention.block import Block, Keys, Range, Tile, ceildiv
 from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.builder import kernel, load, loop, store, symbol
 from bitwright.codegen.cache import BLOCK
-from bitwright.codegen.vectormath import for_spans, load_float, splat
+from bitwright.codegen.vectormath import for_spans, hold, load_float, splat
 
 CHUNK = 64
 ROWS = 48
@@ -30,7 +30,7 @@ def query_tokens(group: int) -> int:
 def write_rows(block: Block, y: Any, rows: Any, place: Any) -> None:
     """Divide the rows' outputs by their sums and store them; ``place(row)`` gives (token, first column)."""
     with loop(rows) as r:
-        inverse = T.Bind(T.float32(1) / block.total[r])
+        inverse = hold(T.float32(1) / block.total[r])
         token, column = place(r)
 
         def write(offset: Any, n: int) -> None:
@@ -53,7 +53,7 @@ def for_parts(threads: int, units: Any, parallel: Any, unit: Any) -> None:
 
 
 def build(spec: AttentionSpec) -> Any:
-    """PrimFunc: q f32[n, heads * D], k_cache, v_cache, y f32[n, heads * Dv], pos i64."""
+    """PrimFunc: q f32[n, heads * D], k_cache, v_cache, pos i64, y f32[n, heads * Dv]."""
     cache, group = spec.cache, spec.group
     tokens_per_block = query_tokens(group)
     tile = Tile.fit(tokens_per_block * group, spec.lanes, CHUNK)
@@ -62,8 +62,8 @@ def build(spec: AttentionSpec) -> Any:
         q = k.tensor("q", (n, spec.heads * cache.head_dim), "float32")
         key_cache = k.tensor("k_cache", cache.key_shape, cache.key_dtype)
         value_cache = k.tensor("v_cache", cache.value_shape, cache.value_dtype)
-        y = k.tensor("y", (n, spec.heads * cache.value_dim), "float32")
         pos = k.scalar("pos")
+        y = k.tensor("y", (n, spec.heads * cache.value_dim), "float32")
 
         def unit(u: Any) -> None:
             head = T.Bind(T.floormod(u, T.int64(cache.kv_heads)))

@@ -69,7 +69,7 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class FullAttentionSpec:
-    """Attention of every token to every token (an encoder), no cache or mask. Attributes: see :class:`AttentionSpec`."""
+    """Attention of every token to every token (an encoder), no cache or mask; see :class:`AttentionSpec`."""
 
     heads: int
     kv_heads: int

@@ -1,0 +1,103 @@
+"""How cache state travels through a Relax function: the idiom that lowering relies on.
+
+``state`` is one Relax tuple parameter (an ffi Array of tensors), ``pos`` a shape of one element. Its symbol stands
+among the arguments of ``call_tir``; the append kernel writes the caller's tensors through ``call_tir_inplace``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitwright.codegen.attention import AttentionSpec, build_attention
+from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
+from bitwright.codegen.reference import attention as reference
+
+from .harness import THREADS, assert_close
+from .tolerances import ATTENTION
+
+CACHE = CacheSpec(kv_heads=2, head_dim=16, value_dim=16, capacity=64)
+LAYERS = 2
+
+
+def build_module() -> Any:
+    """main(q, k, v, pos, state): append k, v to every layer's cache, attend, and return the sum over layers."""
+    from tvm import relax, tirx
+
+    append = build_cache_append(AppendSpec(CACHE))
+    attend = build_attention(AttentionSpec(4, CACHE, 0.25, threads=THREADS))
+    block = relax.BlockBuilder()
+    append_var, attend_var = block.add_func(append, "append"), block.add_func(attend, "attend")
+    n, p = tirx.Var("n", "int64"), tirx.Var("p", "int64")
+    q = relax.Var("q", relax.TensorType([n, 64], "float32"))
+    k = relax.Var("k", relax.TensorType([n, 32], "float32"))
+    v = relax.Var("v", relax.TensorType([n, 32], "float32"))
+    pos = relax.Var("pos", relax.ShapeType([p]))
+    key_type = relax.TensorType(CACHE.key_shape, CACHE.key_dtype)
+    value_type = relax.TensorType(CACHE.value_shape, CACHE.value_dtype)
+    state = relax.Var("state", relax.TupleType([key_type, value_type] * LAYERS))
+    with block.function("main", [q, k, v, pos, state]):
+        total = None
+        for layer in range(LAYERS):
+            caches = [block.emit(relax.TupleGetItem(state, 2 * layer + i)) for i in range(2)]
+            written = block.emit(
+                relax.op.call_tir_inplace(append_var, relax.Tuple([k, v, *caches, p]), [2, 3], [key_type, value_type])
+            )
+            # Reading the results, not the originals, orders the attention after the append.
+            caches = [block.emit(relax.TupleGetItem(written, i)) for i in range(2)]
+            out_type = relax.TensorType([n, 64], "float32")
+            y = block.emit(relax.op.call_tir(attend_var, relax.Tuple([q, *caches, p]), out_type))
+            total = y if total is None else block.emit(relax.op.add(total, y))
+        block.emit_func_output(total)
+    return block.get()
+
+
+@pytest.fixture(scope="module")
+def main() -> Any:
+    import tvm
+    from tvm import relax
+
+    from bitwright.codegen.builder import read_host_target
+
+    executable = tvm.compile(build_module(), target=read_host_target(THREADS))
+    return relax.VirtualMachine(executable, tvm.cpu())["main"]
+
+
+def test_state_in_a_tuple_is_written_in_place_across_calls(main: Any) -> None:
+    import tvm
+    import tvm_ffi
+
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((40, 4, 16)).astype("float32")
+    k, v = rng.standard_normal((2, 40, 2, 16)).astype("float32")
+    empty = np.full(CACHE.key_shape, np.nan, "float16"), np.full(CACHE.value_shape, np.nan, "float16")
+    tensors = [tvm.runtime.tensor(a) for a in empty * LAYERS]
+    addresses = [np.from_dlpack(t).ctypes.data for t in tensors]
+    outputs, done = [], 0
+    for n in (23, 1, 16):
+        rows = [tvm.runtime.tensor(np.ascontiguousarray(a[done : done + n].reshape(n, -1))) for a in (q, k, v)]
+        outputs.append(main(*rows, tvm_ffi.Shape([done]), tvm_ffi.Array(tensors)).numpy())
+        done += n
+    half_k, half_v = k.astype("float16"), v.astype("float16")
+    for layer in range(LAYERS):
+        keys, values = tensors[2 * layer : 2 * layer + 2]
+        np.testing.assert_array_equal(keys.numpy(), reference.pack_keys(half_k, 64, "float16", np.nan))
+        np.testing.assert_array_equal(values.numpy(), reference.pack_values(half_v, 64, "float16", np.nan))
+    assert addresses == [np.from_dlpack(t).ctypes.data for t in tensors]
+    expected = LAYERS * reference.attention(q, half_k, half_v, scale=0.25)
+    assert_close(np.concatenate(outputs), expected, ATTENTION)
+
+
+def test_no_copy_of_the_cache_is_made() -> None:
+    """The VM allocates one tensor for each kernel result (attention, additions) and none for a cache."""
+    import tvm
+
+    from bitwright.codegen.builder import read_host_target
+
+    code = tvm.compile(build_module(), target=read_host_target(THREADS)).as_text()
+    calls = [line.split()[1] for line in code.splitlines() if line.strip().startswith("call ")]
+    assert calls.count("vm.builtin.alloc_tensor") == LAYERS + (LAYERS - 1)
+    assert calls.count("cache_append_2x16") == calls.count("attention_4x16") == LAYERS
+    assert not [name for name in calls if "copy" in name]

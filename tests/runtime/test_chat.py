@@ -37,7 +37,8 @@ TEMPLATES = {
     "blocks on lines": (
         "{%- set ns = namespace(count=0) -%}\n{% for message in messages %}\n"
         "  {% set ns.count = ns.count + 1 %}\n"
-        "  {{- message.role | upper }}: {{ message.content | trim }}\n{% endfor %}\n{{ ns.count }} {{ tools is none }}\n"
+        "  {{- message.role | upper }}: {{ message.content | trim }}\n{% endfor %}\n"
+        "{{ ns.count }} {{ tools is none }}\n"
     ),
     "loop controls and json": (
         "{% for message in messages %}{% if loop.index > 2 %}{% break %}{% endif %}"

@@ -9,7 +9,6 @@ VENV ?= .venv
 ARTIFACT ?= artifacts/smollm2-135m-u4g32a8
 SCHEME ?= u4g32a8
 PROMPT ?= Explain in two sentences why the sky is blue.
-THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # CPU builds of torch. The default index serves a CUDA build for Linux, which drags in gigabytes of libraries.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -29,9 +28,9 @@ help: ## list the targets
 
 demo: $(ARTIFACT)/manifest.json ## compile SmolLM2-135M to 4 bits for this CPU, answer a prompt, measure speed and quality
 	@echo "==> 2/4 answer a prompt: $(PROMPT)"
-	@$(BIN)/bitwright run $(ARTIFACT) --prompt "$(PROMPT)" --max-tokens 64
-	@echo "==> 3/4 speed: 512-token prompt, 64 decoded tokens, $(THREADS) threads (about half a minute)"
-	@$(BIN)/bitwright bench $(ARTIFACT) -p 512 -n 64 -t $(THREADS)
+	@$(BIN)/bitwright run $(ARTIFACT) "$(PROMPT)" --max-tokens 64
+	@echo "==> 3/4 speed: a prompt of 512 tokens, 64 tokens decoded, a thread per core"
+	@$(BIN)/bitwright bench $(ARTIFACT) -p 512 -n 64
 	@echo "==> 4/4 quality against the unquantized model on bitwright/data/sample.txt (about a minute)"
 	@$(BIN)/bitwright eval $(ARTIFACT) --text bitwright/data/sample.txt --ctx 512 --reference smollm2-135m
 	@echo "==> done. The artifact is $(ARTIFACT) ($$(du -sh $(ARTIFACT) | cut -f1)); talk to it: $(BIN)/bitwright chat $(ARTIFACT)"

@@ -23,7 +23,8 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/results.md", "docs/decisions.md")
 CONSTRAINTS = {"3.10": "constraints-python3.10.txt", "3.11": "constraints.txt", "3.14": "constraints.txt"}
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is absent")
 
@@ -144,6 +145,15 @@ def test_the_installed_package_is_this_version() -> None:
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("bitwright runs from the checkout without being installed")
     assert installed == PROJECT["version"]
+
+
+def test_types_are_strict_everywhere_but_in_kernel_builders() -> None:
+    mypy = PYPROJECT["tool"]["mypy"]
+    assert mypy["strict"] is True
+    assert set(mypy["files"]) >= {"bitwright", "benchmarks"}
+    for override in mypy["overrides"]:
+        ours = [name for name in override["module"] if name.startswith(("bitwright", "benchmarks"))]
+        assert all(name.startswith("bitwright.codegen.") for name in ours), f"not a kernel builder: {ours}"
 
 
 def test_pre_commit_needs_no_network() -> None:

@@ -39,7 +39,7 @@ class Context:
 
     Attributes:
         builder: Relax block builder, inside a data-flow block.
-        rows: number of tokens: a symbolic variable or 1.
+        rows: number of tokens the node at work sees: a symbolic variable, or 1.
         position: Relax variable of shape type with the start position; None in encoders.
         caches: (k_cache, v_cache) variables per cached attention.
         parameters: shared by all functions of the model; filled on demand.

@@ -76,8 +76,7 @@ def _function(
         with builder.dataflow():
             for value, variable in zip(token_inputs, tokens, strict=True):
                 context.values[id(value)] = variable
-            if decoder:
-                _bind_positions(context, graph.inputs, start, n)
+            _bind_positions(context, graph.inputs, start if decoder else tirx.IntImm("int64", 0), n)
             output = _convert_nodes(context, graph, model, last_only)
             result = builder.emit_output(output)
         builder.emit_func_output(result, params=[*arguments, *context.variables.values()])
@@ -104,7 +103,9 @@ def _bind_positions(context: Context, inputs: Sequence[ir.Value], start: Any, n:
 def _convert_nodes(context: Context, graph: ir.Graph, model: ImportedModel, last_only: bool) -> Any:
     tail = _tail(graph) if last_only else frozenset()
     full: dict[int, Any] = {}
+    rows = context.rows
     for node in graph:
+        context.rows = 1 if node in tail else rows
         if node in tail:
             _keep_last_row(context, node, tail, full)
         convert(context, node)

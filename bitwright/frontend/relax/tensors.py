@@ -19,8 +19,7 @@ def reshape(context: Context, node: ir.Node) -> Any:
     if not shape or shape[0] != 1 or shape.count(-1) > 1 or any(d == 0 or d < -1 for d in shape):
         raise unsupported(node, f"the shape {shape} does not keep a leading batch axis of 1 and one token axis")
     x = context.expression(node.inputs[0])
-    rows = x.ty.shape.values[0]
-    return context.emit(relax.op.reshape(x, [rows if d == -1 else d for d in shape[1:]]))
+    return context.emit(relax.op.reshape(x, [context.rows if d == -1 else d for d in shape[1:]]))
 
 
 @converter("Transpose")

@@ -1,0 +1,206 @@
+"""Real compiles of small models: the artifact computes what the torch interpreter computes from the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from bitwright import pipeline
+from bitwright.errors import InputError, UnsupportedError, UsageError
+from bitwright.frontend.interpreter import Interpreter
+from bitwright.frontend.model import ImportedModel
+from bitwright.passes.quantizers.rtn import round_to_nearest
+from bitwright.plan import Plan
+from bitwright.runtime.session import Session, load
+from bitwright.scheme import LinearScheme, WeightScheme
+from tests.canonical_model import Shape, decoder
+
+# Logits of these random models reach about 90; f32 rounding over two layers stays far below.
+F32 = 2e-4
+# Integer activations: error of a step of absmax / 127 per group, relative to the spread of the logits.
+INT8_ACTIVATIONS = 0.03
+
+
+def _compile(model: ImportedModel, folder: Path, **options: Any) -> Session:
+    pipeline.compile(model, folder, context=64, chunk=16, **options)
+    return load(folder)
+
+
+def _ids(model: ImportedModel, count: int = 45) -> Any:
+    return np.random.default_rng(7).integers(0, model.vocab, count)
+
+
+def _dequantized(model: ImportedModel, weight: WeightScheme) -> ImportedModel:
+    """The same model with every matrix replaced by what its quantized form stands for (both orientations)."""
+    for value in model.graph.graph.initializers.values():
+        array = np.asarray(value.const_value.numpy())  # type: ignore[union-attr]
+        if array.ndim != 2 or value.name in ("cos", "sin"):
+            continue
+        rows = array if value.name == "table" else array.T  # a table is [rows, width]; MatMul factors are [in, out]
+        exact = round_to_nearest(np.ascontiguousarray(rows), weight).dequantize(weight)
+        value.const_value = ir.tensor(exact if value.name == "table" else np.ascontiguousarray(exact.T))
+    return model
+
+
+@pytest.fixture(scope="module")
+def f32(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImportedModel, Session]:
+    model = decoder(Shape(bias=True, window=20))
+    return model, _compile(model, tmp_path_factory.mktemp("f32") / "a", scheme="f32")
+
+
+def test_unquantized_logits_equal_the_interpreter(f32: tuple[ImportedModel, Session]) -> None:
+    model, session = f32
+    ids = _ids(model)
+    np.testing.assert_allclose(session.logits(ids), Interpreter(model.graph).logits(ids), atol=F32)
+
+
+def test_prefill_then_decode_equals_one_shot(f32: tuple[ImportedModel, Session]) -> None:
+    model, session = f32
+    ids = _ids(model)
+    expected = session.logits(ids)
+    session.reset()
+    np.testing.assert_allclose(session.prefill(ids[:30]), expected[29], atol=F32)
+    for position in range(30, 45):
+        np.testing.assert_allclose(session.decode(int(ids[position])), expected[position], atol=F32)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 16, 17, 31])
+def test_split_prefill_equals_whole_prefill(f32: tuple[ImportedModel, Session], cut: int) -> None:
+    model, session = f32
+    ids = _ids(model)
+    session.reset()
+    whole = session.prefill(ids)
+    session.reset()
+    session.prefill(ids[:cut])
+    np.testing.assert_allclose(session.prefill(ids[cut:]), whole, atol=F32)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 15, 16, 17, 32, 63, 64])
+def test_any_prompt_length_up_to_the_context(f32: tuple[ImportedModel, Session], length: int) -> None:
+    model, session = f32
+    ids = _ids(model, length)
+    session.reset()
+    expected = Interpreter(model.graph).logits(ids)[-1]
+    np.testing.assert_allclose(session.prefill(ids), expected, atol=F32)
+
+
+def test_greedy_decoding_follows_the_interpreter(f32: tuple[ImportedModel, Session]) -> None:
+    model, session = f32
+    prompt = _ids(model, 8)
+    session.reset()
+    token = int(session.prefill(prompt).argmax())
+    produced = [token]
+    for _ in range(39):
+        token = int(session.decode(token).argmax())
+        produced.append(token)
+    ids = np.concatenate([prompt, produced])
+    logits = Interpreter(model.graph).logits(ids)
+    assert produced == [int(row.argmax()) for row in logits[7:-1]]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "shape"),
+    [
+        ("u4g32a16", Shape()),
+        ("u3g64za16", Shape(layers=1, width=192, heads=6, hidden=320, tied=False)),
+        ("u2rowa16", Shape(layers=1)),
+    ],
+    ids=str,
+)
+def test_float_activations_equal_dequantized_weights(tmp_path: Path, scheme: str, shape: Shape) -> None:
+    session = _compile(decoder(shape), tmp_path / "a", scheme=scheme, kv_bits=32)
+    exact = _dequantized(decoder(shape), LinearScheme.parse(scheme).weight)
+    ids = _ids(exact)
+    np.testing.assert_allclose(session.logits(ids), Interpreter(exact.graph).logits(ids), atol=2e-3)
+
+
+@pytest.mark.parametrize("scheme", ["u8g32a8", "u5g32za8"])
+def test_int8_activations_stay_close_to_dequantized_weights(tmp_path: Path, scheme: str) -> None:
+    session = _compile(decoder(), tmp_path / "a", scheme=scheme)
+    exact = _dequantized(decoder(), LinearScheme.parse(scheme).weight)
+    ids = _ids(exact)
+    expected = Interpreter(exact.graph).logits(ids)
+    error = session.logits(ids) - expected
+    assert np.sqrt(np.mean(error**2)) < INT8_ACTIVATIONS * expected.std()
+
+
+def test_an_edited_plan_with_a_scheme_per_site_is_compiled(tmp_path: Path) -> None:
+    model = decoder(Shape(layers=1))
+    artifact = pipeline.compile(model, tmp_path / "a", context=64, scheme="u8g32a8")
+    text = (artifact.folder / "plan.json").read_text()
+    edited = text.replace('"layer.0.k": "u8g32a8"', '"layer.0.k": "u6g32a16"').replace(
+        '"layer.0.mlp.0": "u8g32a8"', '"layer.0.mlp.0": "f16"'
+    )
+    assert edited != text
+    plan = tmp_path / "plan.json"
+    plan.write_text(edited)
+    session = _compile(model, tmp_path / "b", plan=plan)
+    assert Plan.from_json((tmp_path / "b" / "plan.json").read_text()) == Plan.from_json(edited)
+    ids = _ids(model)
+    close = session.logits(ids) - Interpreter(model.graph).logits(ids)
+    assert np.sqrt(np.mean(close**2)) < INT8_ACTIVATIONS * 30  # spread of the logits is about 30
+
+
+def test_two_compiles_give_the_same_bytes(tmp_path: Path) -> None:
+    model = decoder(Shape(layers=1))
+    for name in "ab":
+        pipeline.compile(model, tmp_path / name, context=64)
+    for file in ("weights.safetensors", "plan.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_weights_on_disk_are_what_the_schemes_say(tmp_path: Path) -> None:
+    shape = Shape(layers=1, vocab=128, hidden=192)  # every matrix fills whole tiles of 32 rows
+    model = decoder(shape)
+    artifact = pipeline.compile(model, tmp_path / "a", context=64, scheme="u3g32a8")
+    matrices = [(128, 96), (96, 96), (32, 96), (32, 96), (96, 96), (192, 96), (192, 96), (96, 192)]
+    packed = sum(WeightScheme("uniform", 3, 32).storage_bytes(*shape) for shape in matrices)
+    norms, tables = 3 * 96 * 4, 2 * 96 * 16 * 4
+    header = int.from_bytes((artifact.folder / "weights.safetensors").read_bytes()[:8], "little")
+    assert artifact.manifest.run_bytes == 8 + header + packed + norms + tables
+
+
+def test_dump_ir_shows_every_phase_and_the_schemes(tmp_path: Path) -> None:
+    pipeline.compile(decoder(Shape(layers=1)), tmp_path / "a", context=64, dump_ir=tmp_path / "ir")
+    names = [path.name for path in sorted((tmp_path / "ir").iterdir())]
+    assert names[0] == "00-import.py" and "03-annotate.py" in names
+    annotated = (tmp_path / "ir" / "03-annotate.py").read_text()
+    assert '"scheme": "u4g32a8"' in annotated and '"k_scheme": "k16"' in annotated
+
+
+def test_an_illegal_group_names_site_and_reason(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        pipeline.compile(decoder(Shape(layers=1)), tmp_path / "a", scheme="u4g64a8", context=64)
+    text = str(caught.value)
+    assert "layer.0.q [96 x 96] u4g64a8: groups of 64 do not divide 96 inputs" in text and "remedy" in text
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_context_beyond_the_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a context of 97 tokens"):
+        pipeline.compile(decoder(), tmp_path / "a", context=97)
+
+
+def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
+    model = decoder(Shape(layers=1))
+    target = pipeline.Target.parse("native")
+    plan, _ = pipeline.plan_and_program(model, pipeline.Options(context=64), target, lambda _: None)
+    other = pipeline.Options(plan=replace(plan, model="0" * 64), context=64)
+    with pytest.raises(InputError, match="made for another model"):
+        pipeline.compile_model(model, tmp_path / "a", other)
+
+
+def test_a_plan_together_with_schemes_is_refused() -> None:
+    with pytest.raises(UsageError, match="a plan and schemes were given"):
+        pipeline.make_options(plan="plan.json", scheme="u4g32a8")
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "100000"])
+def test_absurd_chunks_are_refused(number: str) -> None:
+    with pytest.raises(UsageError, match="prefill chunk"):
+        pipeline.make_options(chunk=int(number))

@@ -150,7 +150,7 @@ def _state(artifact: Artifact) -> list[np.ndarray]:
     if needed > memory:
         raise UnsupportedError(
             "the cache does not fit into memory",
-            where=str(artifact.path),
+            where=str(artifact.folder),
             limit=f"it takes {needed} bytes, this machine has {memory}",
             remedy="compile the model with a smaller --context",
         )

@@ -123,7 +123,7 @@ class Session:
         """``generation_config.json``, empty where the artifact has none."""
         if GENERATION not in self.manifest.files:
             return {}
-        path = self.artifact.path / GENERATION
+        path = self.artifact.folder / GENERATION
         try:
             config = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
@@ -367,7 +367,7 @@ class Session:
                 f"this model is an {self.manifest.kind}"
                 if self.manifest.kind == "encoder"
                 else "this model is a decoder",
-                where=str(self.artifact.path),
+                where=str(self.artifact.folder),
                 remedy="use encode(ids)" if self.manifest.kind == "encoder" else "use generate, prefill or logits",
             )
 
@@ -387,5 +387,5 @@ class Session:
 
     def _member(self, name: str, remedy: str) -> Path:
         if name not in self.manifest.files:
-            raise UnsupportedError(f"the artifact has no {name}", where=str(self.artifact.path), remedy=remedy)
-        return self.artifact.path / name
+            raise UnsupportedError(f"the artifact has no {name}", where=str(self.artifact.folder), remedy=remedy)
+        return self.artifact.folder / name

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitwright.errors import NumericalError, UsageError
-from bitwright.runtime.sampling import Sampler, SamplingOptions, distribution, penalize
+from bitwright.runtime.sampling import Sampler, SamplingOptions, candidates, penalize
 
 VOCAB = 50
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=VOCAB, max_size=VOCAB, unique=True).map(
@@ -55,8 +55,12 @@ def test_the_distribution_is_that_of_transformers(
 ) -> None:
     options = SamplingOptions(temperature, top_k, top_p, min_p, penalty)
     # transformers keeps at least one token; so do we, by construction.
-    ours = distribution(penalize(logits.astype(np.float64), seen, penalty), options)
-    np.testing.assert_allclose(ours, transformers_distribution(logits, seen, options), atol=1e-9)
+    ids, probabilities = candidates(penalize(logits, seen, penalty), options)
+    assert (np.diff(ids) > 0).all()
+    ours = np.zeros(VOCAB)
+    ours[ids] = probabilities
+    # float32 logits up to 20 / 0.3 have steps of 4e-6, which is the relative error of an exponential.
+    np.testing.assert_allclose(ours, transformers_distribution(logits, seen, options), atol=1e-5)
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -73,6 +77,12 @@ def test_a_token_that_was_cut_is_never_drawn(logits: np.ndarray, top_k: int, see
     sampler = Sampler(SamplingOptions(temperature=5.0, top_k=top_k, seed=seed))
     allowed = set(np.argsort(-logits)[:top_k].tolist())
     assert {sampler(logits, ()) for _ in range(20)} <= allowed
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-6])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    sampler = Sampler(SamplingOptions(temperature=temperature))
+    assert sampler(np.array([1.0, 3.0, 2.9999], dtype=np.float32), ()) == 1
 
 
 def test_greedy_takes_the_largest_and_among_equals_the_first() -> None:

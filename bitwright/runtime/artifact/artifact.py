@@ -23,7 +23,7 @@ _REMEDY = "copy the artifact again or compile the model again"
 class Artifact:
     """A folder with a valid manifest. Opening it reads the manifest only; ``verify`` reads everything."""
 
-    path: Path
+    folder: Path
     manifest: Manifest
 
     @classmethod
@@ -48,11 +48,11 @@ class Artifact:
 
     @property
     def library(self) -> Path:
-        return self.path / files.LIBRARY
+        return self.folder / files.LIBRARY
 
     @property
     def weights(self) -> Path:
-        return self.path / files.WEIGHTS
+        return self.folder / files.WEIGHTS
 
     def verify(self) -> None:
         """Check that the folder holds exactly the listed files with the listed sizes and digests.
@@ -61,33 +61,33 @@ class Artifact:
             InputError: naming the first file that is missing, unexpected, no plain file, or changed.
         """
         listed = self.manifest.files
-        present = {entry.name for entry in self.path.iterdir()}
+        present = {entry.name for entry in self.folder.iterdir()}
         for name in sorted(listed.keys() - present):
-            raise InputError("a file of the artifact is missing", where=str(self.path / name), remedy=_REMEDY)
+            raise InputError("a file of the artifact is missing", where=str(self.folder / name), remedy=_REMEDY)
         for name in sorted(present - listed.keys() - {files.MANIFEST}):
             raise InputError(
                 "the artifact holds a file that its manifest does not list",
-                where=str(self.path / name),
+                where=str(self.folder / name),
                 limit=f"listed are {', '.join(sorted(listed))}",
                 remedy="remove the file",
             )
         # Sizes first: a truncated copy is found without reading gigabytes.
         for name, record in listed.items():
-            _check_regular(self.path / name)
-            size = (self.path / name).stat().st_size
+            _check_regular(self.folder / name)
+            size = (self.folder / name).stat().st_size
             if size != record.bytes:
                 raise InputError(
                     "a file of the artifact has another size",
-                    where=str(self.path / name),
+                    where=str(self.folder / name),
                     limit=f"{record.bytes} bytes were written, {size} are there",
                     remedy=_REMEDY,
                 )
         for name, record in listed.items():
-            digest = _digest(self.path / name)
+            digest = _digest(self.folder / name)
             if digest != record.sha256:
                 raise InputError(
                     "a file of the artifact was changed",
-                    where=str(self.path / name),
+                    where=str(self.folder / name),
                     limit=f"sha256 {record.sha256[:16]}... was written, {digest[:16]}... is there",
                     remedy=_REMEDY,
                 )
@@ -113,7 +113,7 @@ class Artifact:
             pair = " and ".join(f"{name.replace('_', '-')} {number}" for name, number in built.items())
             raise UnsupportedError(
                 "the artifact was compiled with another TVM",
-                where=str(self.path),
+                where=str(self.folder),
                 limit=f"compiled with {pair}; installed are {installed['tvm']} and {installed['tvm_ffi']}",
                 remedy="compile the model again, or install that pair of apache-tvm and apache-tvm-ffi",
             )
@@ -121,7 +121,7 @@ class Artifact:
     def _foreign(self, limit: str) -> UnsupportedError:
         return UnsupportedError(
             "the artifact was compiled for another machine",
-            where=f"{self.path} (target fingerprint {self.manifest.target.fingerprint})",
+            where=f"{self.folder} (target fingerprint {self.manifest.target.fingerprint})",
             limit=limit,
             remedy="compile the model on this machine, or with --target naming a feature level that it has",
         )
@@ -130,7 +130,7 @@ class Artifact:
         """Verify the artifact and start a session on it (see ``bitwright.load``)."""
         from bitwright.runtime.session import load
 
-        return load(self.path, threads=threads)
+        return load(self.folder, threads=threads)
 
 
 def _check_regular(path: Path) -> None:

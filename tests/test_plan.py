@@ -1,0 +1,77 @@
+"""Plans are files: byte-stable, readable, and checked when they come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitwright.errors import InputError
+from bitwright.plan import Plan, uniform_plan
+from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.site import Site
+
+SITES = (
+    Site("table", "table", (101, 96), "t", tied=True),
+    Site("layer.0.q", "linear", (96, 96), "q"),
+    Site("layer.0.k_cache", "k_cache", (1, 32)),
+    Site("layer.0.v_cache", "v_cache", (1, 32)),
+)
+
+
+def _plan() -> Plan:
+    return uniform_plan(
+        SITES, LinearScheme.parse("u4g32a8"), table=LinearScheme.parse("u8g32a8"), cache_bits=16, model="m", target="t"
+    )
+
+
+def test_json_round_trip_is_byte_stable() -> None:
+    text = _plan().to_json()
+    assert Plan.from_json(text) == _plan() and Plan.from_json(text).to_json() == text
+
+
+def test_uniform_plan_gives_the_table_its_own_scheme() -> None:
+    schemes = _plan().schemes
+    assert schemes["table"] == LinearScheme.parse("u8g32a8") and schemes["layer.0.q"] == LinearScheme.parse("u4g32a8")
+    assert schemes["layer.0.k_cache"] == CacheScheme("k") and schemes["layer.0.v_cache"] == CacheScheme("v")
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        _plan().schemes["table"] = LinearScheme.parse("f16")  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not valid JSON"),
+        ("[]", "unknown version"),
+        ("{}", "unknown version"),
+        ('{"plan_version": 2, "schemes": {}}', "unknown version"),
+        ('{"plan_version": 1}', "no map of schemes"),
+        ('{"plan_version": 1, "schemes": {"a": 4}}', "no map of schemes"),
+        ('{"plan_version": 1, "schemes": {"a": "u7g32"}}', "u7g32"),
+        ('{"plan_version": 1, "schemes": {"a": "k4"}}', "not a cache scheme"),
+        ('{"plan_version": 1, "schemes": {}, "notes": []}', "notes are not a map"),
+    ],
+)
+def test_malformed_plans_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Plan.from_json(text)
+
+
+def test_an_error_names_file_and_site(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text('{"plan_version": 1, "schemes": {"layer.0.q": "u9g32"}}')
+    with pytest.raises(InputError) as caught:
+        Plan.read(path)
+    assert f"{path}: site layer.0.q" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_unreadable_files_are_input_errors(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "plan.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        Plan.read(path)

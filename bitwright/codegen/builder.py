@@ -115,6 +115,15 @@ class Registers:
         store(self._variables[index], value, [0], self._lanes)
 
 
+def zero_registers(count: int, dtype: str) -> Registers:
+    """``count`` zeros of a (vector) type."""
+    registers = Registers(count, dtype)
+    base, _, lanes = dtype.partition("x")
+    for index in range(count):
+        registers[index] = splat(T.cast(0, base), int(lanes or 1))
+    return registers
+
+
 def llvm(intrinsic: str, dtype: str, *args: Any) -> Any:
     """A call of a pure LLVM intrinsic, by its name such as ``llvm.x86.avx2.pmadd.ub.sw``."""
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(intrinsic), *args, dtype=dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Kernel, Registers, load, loop, splat, stack, store, symbol, vector
+from bitwright.codegen.builder import Kernel, load, loop, stack, store, symbol
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
 from bitwright.codegen.linear.spec import TOKENS, LinearSpec, linear_arguments
@@ -76,11 +76,3 @@ class Arguments:
             column = tile * self.layout.rows + block * lanes + lane
             result = staged[lane] + self["bias"][column] if self.spec.bias else staged[lane]
             T.buffer_store(self["y"], result, [row, column])
-
-
-def zero_registers(count: int, dtype: str, lanes: int) -> Registers:
-    """``count`` vectors of zeros."""
-    registers = Registers(count, vector(dtype, lanes))
-    for index in range(count):
-        registers[index] = splat(T.cast(0, dtype), lanes)
-    return registers

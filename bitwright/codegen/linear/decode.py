@@ -6,16 +6,16 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Registers, load, loop, splat, store, vector
+from bitwright.codegen.builder import Registers, load, loop, splat, store, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
-from bitwright.codegen.linear.arguments import Arguments, zero_registers
+from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, offset_of_group, packed_x
+from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
 from bitwright.codegen.linear.unpack import (
     byte_weight,
     code_of_byte,
+    group_offset,
     group_scale,
-    group_zero,
     step_codes,
     widen_half,
 )
@@ -25,7 +25,7 @@ def decode_int8(args: Arguments, tile: Any) -> None:
     """Packed weights and int8 activations: one tile of results."""
     layout, lanes = args.layout, args.layout.lanes
     dot = dot_of(args.isa, layout.weight.bits)
-    results = zero_registers(layout.blocks, "float32", lanes)
+    results = zero_registers(layout.blocks, vector("float32", lanes))
     chunks = layout.group // INPUT_MULTIPLE
     units = INPUT_MULTIPLE // layout.unit
 
@@ -37,18 +37,18 @@ def decode_int8(args: Arguments, tile: Any) -> None:
         def activation(_row: int, step: int) -> Any:
             return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step)
 
-        accumulate_chunk(dot, totals, 1, layout.blocks, operand, activation)
+        accumulate_chunk(dot, totals, 1, layout.blocks, operand, activation, unroll=True)
 
     with loop(layout.groups) as group:
-        totals = zero_registers(layout.blocks, "int32", lanes)
+        totals = zero_registers(layout.blocks, vector("int32", lanes))
         if chunks == 1:
             chunk_sums(totals, group * units)
         else:
             with loop(chunks) as chunk:
                 chunk_sums(totals, (group * chunks + chunk) * units)
         for block in range(layout.blocks):
-            zero = group_zero(args.zeros, layout, tile, group, block)
-            total = totals[block] + offset_of_group(dot, zero, args["sum"][0, group])
+            offset = group_offset(args.zeros, layout, dot.bias, tile, group, block)
+            total = centred(dot, totals[block], offset, args["sum"][0, group])
             scale = group_scale(args["scales"], args.isa, tile, group, block) * splat(args["scale"][0, group], lanes)
             results[block] = results[block] + T.cast(total, vector("float32", lanes)) * scale
     for block in range(layout.blocks):
@@ -61,7 +61,7 @@ def prepare_float_activations(args: Arguments) -> tuple[Any, Any]:
     weighted = T.alloc_buffer((layout.inputs,), "float32")
     sums = T.alloc_buffer((layout.groups,), "float32")
     with loop(layout.groups) as group:
-        total = zero_registers(4, "float32", 1)
+        total = zero_registers(4, "float32")
         with loop(layout.group // 4) as step:
             for byte in range(4):
                 k = group * layout.group + step * 4 + byte
@@ -75,10 +75,10 @@ def prepare_float_activations(args: Arguments) -> tuple[Any, Any]:
 def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) -> None:
     """Packed weights and float activations: sum(code * x) - zero * sum(x) in each group, in single precision."""
     layout, lanes = args.layout, args.layout.lanes
-    results = zero_registers(layout.blocks, "float32", lanes)
+    results = zero_registers(layout.blocks, vector("float32", lanes))
     units = layout.group // layout.unit
     with loop(layout.groups) as group:
-        totals = zero_registers(layout.blocks, "float32", lanes)
+        totals = zero_registers(layout.blocks, vector("float32", lanes))
         with loop(units) as inner:
             unit = group * units + inner
             for step in range(layout.unit // 4):
@@ -88,8 +88,12 @@ def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) ->
                         x = splat(weighted[unit * layout.unit + 4 * step + byte], lanes)
                         totals[block] = totals[block] + code_of_byte(codes, byte, lanes) * x
         for block in range(layout.blocks):
-            zero = T.cast(group_zero(args.zeros, layout, tile, group, block), vector("float32", lanes))
-            total = totals[block] - zero * splat(sums[group], lanes)
+            offset = group_offset(args.zeros, layout, 0, tile, group, block)
+            if isinstance(offset, int):
+                centre = splat(sums[group] * T.float32(offset), lanes)
+            else:
+                centre = T.cast(offset, vector("float32", lanes)) * splat(sums[group], lanes)
+            total = totals[block] + centre
             results[block] = results[block] + total * group_scale(args["scales"], args.isa, tile, group, block)
     for block in range(layout.blocks):
         args.write(0, tile, block, results[block])
@@ -98,7 +102,7 @@ def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) ->
 def decode_float(args: Arguments, tile: Any) -> None:
     """Float weights: a multiply-add per weight."""
     layout, lanes = args.layout, args.layout.lanes
-    results = zero_registers(layout.blocks, "float32", lanes)
+    results = zero_registers(layout.blocks, vector("float32", lanes))
 
     def step(k: Any) -> None:
         for block in range(layout.blocks):

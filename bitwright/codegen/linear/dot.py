@@ -53,6 +53,10 @@ class Dot:
         """The partial as int32 x lanes."""
         return partial
 
+    def spread(self, value: Any) -> Any:
+        """A scalar int32 loaded from memory, in every lane."""
+        return splat(value, self.lanes)
+
     def _bytes(self, x4: Any) -> Any:
         return T.reinterpret(splat(x4, self.lanes), dtype=vector("int8", 4 * self.lanes))
 
@@ -73,10 +77,15 @@ class MaddDot(Dot):
         return vector("int16", 2 * self.lanes)
 
     def step(self, partial: Any, operand: Any, x4: Any) -> Any:
-        return partial + llvm("llvm.x86.avx2.pmadd.ub.sw", self.partial, operand, self._bytes(x4))
+        pairs = llvm("llvm.x86.avx2.pmadd.ub.sw", self.partial, operand, self._bytes(x4))
+        return _in_order(partial + pairs, self.partial, self.lanes)
 
     def widen(self, partial: Any) -> Any:
         return _add_pairs(partial, self.lanes)
+
+    def spread(self, value: Any) -> Any:
+        # Without the fence LLVM moves arithmetic on the splat to the scalar unit, and the result has to come back.
+        return _in_order(splat(value, self.lanes), vector("int32", self.lanes), self.lanes)
 
 
 class SignedMaddDot(Dot):
@@ -96,12 +105,24 @@ class SignedMaddDot(Dot):
         )
         activation = llvm("llvm.x86.avx2.psign.b", signed, self._bytes(x4), code)
         pairs = llvm("llvm.x86.avx2.pmadd.ub.sw", vector("int16", 2 * self.lanes), magnitude, activation)
-        return partial + _add_pairs(pairs, self.lanes)
+        return _in_order(partial + _add_pairs(pairs, self.lanes), self.partial, self.lanes)
+
+
+def _in_order(value: Any, dtype: str, lanes: int) -> Any:
+    """The value, computed as written: LLVM would rebalance the chain of additions into a tree that spills registers."""
+    single = vector("float32", lanes)
+    fenced = llvm("llvm.arithmetic.fence", single, T.reinterpret(value, dtype=single))
+    return T.reinterpret(fenced, dtype=dtype)
 
 
 def _add_pairs(pairs: Any, lanes: int) -> Any:
     ones = splat(T.int16(1), 2 * lanes)
     return llvm("llvm.x86.avx2.pmadd.wd", vector("int32", lanes), pairs, ones)
+
+
+def _chain_steps(bits: int) -> int:
+    """Steps whose int16 sum cannot saturate, rounded down to a power of two so that chains divide a chunk."""
+    return 1 << (32767 // (2 * 127 * ((1 << bits) - 1))).bit_length() - 1
 
 
 def dot_of(isa: Isa, bits: int) -> Dot:
@@ -112,4 +133,4 @@ def dot_of(isa: Isa, bits: int) -> Dot:
         return VnniDot(isa.lanes, bits)
     if bits == 8:
         return SignedMaddDot(isa.lanes, bits, bias=128)
-    return MaddDot(isa.lanes, bits, steps=32767 // (2 * 127 * ((1 << bits) - 1)))
+    return MaddDot(isa.lanes, bits, steps=_chain_steps(bits))

@@ -7,12 +7,15 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Registers, load, splat
+from bitwright.codegen.builder import Registers, load, loop, splat, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.dot import Dot
 
 CHUNK_STEPS = INPUT_MULTIPLE // 4
 """Steps of four inputs in a chunk."""
+
+MIN_LOOP_STEPS = 4
+"""Shorter chains are not worth a loop."""
 
 
 def packed_x(x8: Any, row: Any, k: Any) -> Any:
@@ -25,44 +28,64 @@ def accumulate_chunk(
     totals: Registers,
     rows: int,
     blocks: int,
-    operand: Callable[[int, int], Any],
-    activation: Callable[[int, int], Any],
+    operand: Callable[[int, Any], Any],
+    activation: Callable[[int, Any], Any],
+    *,
+    unroll: bool,
 ) -> None:
     """totals[row * blocks + block] += the chunk's dot products.
 
     Args:
         operand: (block, step) -> prepared codes.
         activation: (row, step) -> four activations.
+        unroll: steps become straight-line code, else a loop. A loop keeps many accumulators in registers: in straight-line
+            code LLVM prefers to finish one accumulator after the other and spills the operands that they share.
     """
-    if dot.steps >= CHUNK_STEPS and dot.partial == totals.dtype:
-        _chain(dot, totals, range(CHUNK_STEPS), rows, blocks, operand, activation)
-        return
-    for first in range(0, CHUNK_STEPS, dot.steps):
-        partials = Registers(rows * blocks, dot.partial)
-        lanes = int(dot.partial.rpartition("x")[2])
-        for index in range(rows * blocks):
-            partials[index] = splat(T.int16(0), lanes)
-        _chain(dot, partials, range(first, min(first + dot.steps, CHUNK_STEPS)), rows, blocks, operand, activation)
+    length = min(dot.steps, CHUNK_STEPS)
+
+    def chain(first: Any) -> None:
+        direct = dot.partial == totals.dtype
+        partials = totals if direct else zero_registers(rows * blocks, dot.partial)
+        if unroll or length < MIN_LOOP_STEPS:
+            for step in range(length):
+                _step(dot, partials, first + step, rows, blocks, operand, activation)
+        else:
+            with loop(length) as step:
+                _step(dot, partials, first + step, rows, blocks, operand, activation)
+        if direct:
+            return
         for index in range(rows * blocks):
             totals[index] = totals[index] + dot.widen(partials[index])
 
+    if unroll or length == CHUNK_STEPS:
+        for first in range(0, CHUNK_STEPS, length):
+            chain(first)
+    else:
+        with loop(CHUNK_STEPS // length) as index:
+            chain(index * length)
 
-def _chain(
+
+def _step(
     dot: Dot,
     partials: Registers,
-    steps: range,
+    step: Any,
     rows: int,
     blocks: int,
-    operand: Callable[[int, int], Any],
-    activation: Callable[[int, int], Any],
+    operand: Callable[[int, Any], Any],
+    activation: Callable[[int, Any], Any],
 ) -> None:
-    for step in steps:
-        for block in range(blocks):
-            for row in range(rows):
-                index = row * blocks + block
-                partials[index] = dot.step(partials[index], operand(block, step), activation(row, step))
+    for block in range(blocks):
+        for row in range(rows):
+            index = row * blocks + block
+            partials[index] = dot.step(partials[index], operand(block, step), activation(row, step))
 
 
-def offset_of_group(dot: Dot, zero: Any, activation_sum: Any) -> Any:
-    """What centres a group's total: (bias - zero) * sum of its activations, int32 x lanes."""
-    return (splat(T.int32(dot.bias), dot.lanes) - zero) * splat(activation_sum, dot.lanes)
+def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
+    """total + offset * sum of the group's activations, where offset is ``dot.bias`` - zero point.
+
+    Args:
+        offset: an int (symmetric schemes: known while building) or int32 x lanes.
+    """
+    if isinstance(offset, int):
+        return total + dot.spread(activation_sum) * splat(T.int32(offset), dot.lanes) if offset else total
+    return total + offset * dot.spread(activation_sum)

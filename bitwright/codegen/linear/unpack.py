@@ -52,11 +52,12 @@ def group_scale(scales: Any, isa: Isa, tile: Any, group: Any, block: Any) -> Any
     return widen_half(load(scales, [tile, group, block, 0], isa.lanes), isa, isa.lanes)
 
 
-def group_zero(zeros: Any, layout: PackedLayout, tile: Any, group: Any, block: Any) -> Any:
-    """int32 x lanes: what a code is centred by."""
+def group_offset(zeros: Any, layout: PackedLayout, bias: int, tile: Any, group: Any, block: Any) -> Any:
+    """``bias`` - zero point, which added to a code centres it: an int for symmetric schemes, else int32 x lanes."""
     if zeros is None:
-        return splat(T.int32(1 << (layout.weight.bits - 1)), layout.lanes)
-    return T.cast(load(zeros, [tile, group, block, 0], layout.lanes), vector("int32", layout.lanes))
+        return bias - (1 << (layout.weight.bits - 1))
+    zero = T.cast(load(zeros, [tile, group, block, 0], layout.lanes), vector("int32", layout.lanes))
+    return splat(T.int32(bias), layout.lanes) - zero
 
 
 def code_of_byte(codes: Any, byte: int, lanes: int) -> Any:

@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from bitwright.program import CacheShape as CacheShape
+
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """Sizes of one cached attention: a position costs ``kv_heads * (head_dim + value_dim)`` numbers."""
-
-    kv_heads: int
-    head_dim: int
-    value_dim: int
 
 
 @dataclass(frozen=True)

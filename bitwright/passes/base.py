@@ -16,7 +16,8 @@ from bitwright.program import Program
 class Pass(Protocol):
     """A named transformation. Its dataclass fields are its options."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __call__(self, program: Program) -> Program: ...
 

@@ -52,14 +52,14 @@ def operator_name(value: Any) -> str:
 
 
 def _activation(bound: dict[Any, Any], variable: Any) -> tuple[str, Any] | None:
-    value = bound.get(variable)
+    value: Any = bound.get(variable)
     name = operator_name(value)
     if name in _ACTIVATIONS:
         return _ACTIVATIONS[name], value.args[0]
     if name != "relax.multiply":
         return None
     for left, right in (value.args, reversed(value.args)):
-        sigmoid = bound.get(right)
+        sigmoid: Any = bound.get(right)
         if operator_name(sigmoid) == "relax.sigmoid" and sigmoid.args[0].same_as(left):
             return "silu", left
     return None
@@ -75,7 +75,7 @@ def _halves(bound: dict[Any, Any], gate: Any, up: Any) -> Any:
     sources = [_column_slice(bound, v) for v in (gate, up)]
     if sources[0] is None or sources[1] is None:
         return None
-    (first, begin), (second, middle) = sources
+    (first, begin), (second, middle) = sources[0], sources[1]
     width = int(gate.ty.shape.values[1])
     whole = int(first.ty.shape.values[1])
     return first if first.same_as(second) and (begin, middle, whole) == (0, width, 2 * width) else None
@@ -83,13 +83,13 @@ def _halves(bound: dict[Any, Any], gate: Any, up: Any) -> Any:
 
 def _column_slice(bound: dict[Any, Any], variable: Any) -> tuple[Any, int] | None:
     """(source, first column) of a slice along the columns, whether by ``strided_slice`` or as a part of ``split``."""
-    value = bound.get(variable)
+    value: Any = bound.get(variable)
     if operator_name(value) == "relax.strided_slice":
         axes, begin = (list(value.args[i]) for i in (1, 2))
         return (value.args[0], int(begin[0])) if len(axes) == 1 and int(axes[0]) in (1, -1) else None
     if not isinstance(value, relax.TupleGetItem):
         return None
-    split = bound.get(value.tuple_value)
+    split: Any = bound.get(value.tuple_value)
     if operator_name(split) != "relax.split" or int(split.attrs.axis) not in (1, -1):
         return None
     widths = [int(part.shape.values[1]) for part in value.tuple_value.ty.fields]

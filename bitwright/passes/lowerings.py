@@ -129,14 +129,8 @@ def _attention(at: Lowering) -> Any:
     kv_heads, head_dim = (int(d) for d in (k_cache.ty.shape.values[0], k_cache.ty.shape.values[2]))
     capacity = int(k_cache.ty.shape.values[1]) * CACHE_BLOCK
     value_dim = int(v_cache.ty.shape.values[2])
-    cache = CacheSpec(
-        kv_heads,
-        head_dim,
-        value_dim,
-        capacity,
-        str(k_cache.ty.dtype),
-        str(v_cache.ty.dtype),  # type: ignore[arg-type]
-    )
+    dtypes: list[Any] = [str(tensor.ty.dtype) for tensor in (k_cache, v_cache)]
+    cache = CacheSpec(kv_heads, head_dim, value_dim, capacity, *dtypes)
     append = AppendSpec(cache, at.rows, at.isa.lanes)
     start = position.ty.values[0]
     written = at.rewriter.emit(

@@ -25,11 +25,11 @@ class Initializer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        shape = tuple(int(d) for d in self.value.const_value.shape)  # type: ignore[union-attr]
+        shape = tuple(int(d) for d in self.value.const_value.shape)
         return shape[::-1] if self.transposed else shape
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        array = np.asarray(self.value.const_value.numpy())  # type: ignore[union-attr]
+        array = np.asarray(self.value.const_value.numpy())
         return np.ascontiguousarray(array.T if self.transposed else array)
 
 
@@ -66,7 +66,7 @@ class Context:
         source = Initializer(initializer.value, initializer.transposed != transpose)
         name = str(source.value.name) + (".T" if source.transposed else "")
         if name not in self.parameters:
-            dtype = str(source.value.const_value.dtype.numpy())  # type: ignore[union-attr]
+            dtype = str(source.value.const_value.dtype.numpy())
             self.parameters[name] = Parameter(name, source.shape, dtype, source.numpy)
         if name not in self.variables:
             entry = self.parameters[name]

@@ -41,7 +41,7 @@ def import_model(model: ImportedModel, *, capacity: int) -> Program:
     """
     parameters: dict[str, Parameter] = {}
     if model.kind == "encoder":
-        functions = [("encode", None, False)]
+        functions: list[tuple[str, int | None, bool]] = [("encode", None, False)]
     else:
         functions = [("prefill", None, True), ("decode", 1, False), ("score", None, False)]
     slots = round_up(capacity, CACHE_BLOCK)

@@ -155,6 +155,10 @@ def main() -> None:
     peers = [Contestant(f"llama.cpp {name}", "llama.cpp", path) for name, path in files.items()]
     ours = [Contestant(f"bitwright {path.name}", "bitwright", path) for path in arguments.artifact]
     load_before = os.getloadavg()
+    if load_before[0] > 0.5:
+        print(
+            f"note: load average {load_before[0]:.1f}: others are computing; absolute figures are low", file=sys.stderr
+        )
     with contextlib.ExitStack() as stack:
         workers = [
             stack.enter_context(Worker(contestant, threads, context))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 EXAMPLE_TOKENS, EXAMPLE_CACHED = 3, 5
+LONGEST = 1 << 24  # tokens; the exporter asks for a bound
 
 
 @contextmanager
@@ -71,7 +72,8 @@ def export_decoder(model: Any, opset: int = OPSET) -> ir.Model:
     shapes = _cache_shapes(model)
     # Example contents are distinct, so that the exporter does not mistake equal tensors for one.
     past = [torch.full((1, heads, p, size), float(i + 1)) for i, (heads, size) in enumerate(shapes)]
-    moving = torch.export.Dim.DYNAMIC
+    # One symbol for all caches: with one each, tracing spends most of its time proving shapes equal.
+    tokens, cached = (torch.export.Dim(name, min=2, max=LONGEST) for name in ("tokens", "cached"))
     names = [f"{layer}.{part}" for layer in range(len(past) // 2) for part in ("key", "value")]
     return _export(
         WithCache(),
@@ -82,10 +84,10 @@ def export_decoder(model: Any, opset: int = OPSET) -> ir.Model:
             "past": past,
         },
         {
-            "input_ids": {1: moving},
-            "attention_mask": {1: moving},
-            "position_ids": {1: moving},
-            "past": [{2: moving} for _ in past],
+            "input_ids": {1: tokens},
+            "attention_mask": {1: torch.export.Dim.DYNAMIC},
+            "position_ids": {1: tokens},
+            "past": [{2: cached} for _ in past],
         },
         ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in names)],
         ["logits", *(f"present.{name}" for name in names)],

@@ -74,8 +74,10 @@ class Probe:
     p: int
     _values: dict[ir.Value, Any] = field(default_factory=dict)
     _types: dict[ir.Value, Any] = field(default_factory=dict)
+    _order: dict[ir.Node, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._order = {node: index for index, node in enumerate(self.model.graph)}
         for value, role in self.roles.items():
             shape = self.roles.concrete_shape(value, self.n, self.p)
             self._types[value] = _tensor_type(value.dtype or ir.DataType.FLOAT, shape)
@@ -106,28 +108,24 @@ class Probe:
         return found
 
     def _evaluate(self, want_value: set[ir.Value], want_shape: set[ir.Value]) -> None:
-        plan: list[tuple[ir.Node, bool]] = []
-        for value in [*want_value, *want_shape]:
+        """Compute what is wanted and everything above it that is not known yet, in graph order."""
+        plan: dict[ir.Node, bool] = {}  # node -> whether its content is needed, not only its shape
+        queue = [(v, True) for v in want_value] + [(v, False) for v in want_shape]
+        while queue:
+            value, by_value = queue.pop()
             self._seed(value)
-        for node in reversed(list(self.model.graph)):
-            by_value = any(v in want_value and v not in self._values for v in node.outputs)
-            by_shape = any(v in want_shape and v not in self._types for v in node.outputs)
-            if not (by_value or by_shape):
+            node = value.producer()
+            if node is None or value in (self._values if by_value else self._types) or plan.get(node, False) >= by_value and node in plan:
                 continue
-            plan.append((node, by_value))
+            plan[node] = by_value
             operands = _SHAPE_OPERANDS.get(node.op_type, ())
-            for index, value in enumerate(node.inputs):
-                if value is None:
-                    continue
-                self._seed(value)
-                if node.op_type in _SHAPE_OF:
-                    want_shape.add(value)
-                elif by_value or index in operands:
-                    want_value.add(value)
-                want_shape.add(value)
-        for node, by_value in reversed(plan):
+            for index, source in enumerate(node.inputs):
+                if source is not None:
+                    content = (by_value and node.op_type not in _SHAPE_OF) or index in operands
+                    queue.append((source, content))
+        for node in sorted(plan, key=self._order.__getitem__):
             self._infer(node)
-            if by_value:
+            if plan[node]:
                 self._compute(node)
 
     def _seed(self, value: ir.Value) -> None:

@@ -24,12 +24,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "passes": frozenset({"codegen"}),
     "autotune": frozenset({"codegen"}),
     "cli": PARTS | {"wiring"},
-    "wiring": PARTS,
+    "wiring": PARTS - {"cli"},
 }
 """Part -> other parts it may import; everybody may import core and itself."""
 
-WIRING = frozenset({"pipeline", "__init__", "__main__"})
-"""Root modules that put the parts together; every other root module is core."""
+WIRING = frozenset({"__init__", "pipeline", "diagnosis", "inspection"})
+"""Root modules that put the parts together, for the verbs; every other root module is core."""
 
 NEVER_IN_RUNTIME = frozenset({"tvm", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "transformers"})
 SLOW = frozenset({"tvm", "torch", "transformers", "onnxruntime", "xgboost"})
@@ -203,7 +203,8 @@ def violations(package: Path) -> list[str]:
 
 
 def test_bitwright_keeps_the_import_rules() -> None:
-    assert violations(PACKAGE) == []
+    found = violations(PACKAGE)
+    assert not found, "\n".join(found)
 
 
 def test_every_part_of_the_package_is_in_the_table() -> None:

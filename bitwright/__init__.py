@@ -11,6 +11,7 @@ The functions are imported on first use: ``import bitwright`` itself loads neith
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from bitwright.version import __version__
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from bitwright.pipeline import compile as compile
     from bitwright.runtime.session import load as load
 
+
+# TVM reads these once, when it makes a pool of threads, and its own defaults would use half of the processors of an x86
+# machine without hyper-threading and bind this process's main thread to them.
+os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 __all__ = ["__version__", "compile", "load"]
 

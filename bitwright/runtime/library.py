@@ -10,8 +10,6 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ from typing import Any
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.runtime.host import physical_cores
 
+NUM_THREADS = "TVM_NUM_THREADS"
 _BIG_CORES = 1  # tvm::runtime::threading::ThreadGroup::kBig
-_environment_lock = threading.Lock()
 _configured = threading.local()
 
 
@@ -63,55 +61,49 @@ def choose_threads(threads: int | None) -> int:
     """The number of threads to compute with: ``threads``, by default one per physical core.
 
     Raises:
-        UsageError: no positive number, or more than this process has processors.
+        UsageError: no positive number, or more than this process may use.
     """
-    available = len(os.sched_getaffinity(0))
+    available = min(len(os.sched_getaffinity(0)), _pool_limit())
     if threads is None:
-        return physical_cores()
+        return min(physical_cores(), available)
     if threads < 1 or threads > available:
         raise UsageError(
             f"{threads} threads were asked for",
-            limit=f"this process may use {available} processors",
+            limit=f"this process may use {available} (its processors, and {NUM_THREADS} in the environment)",
             remedy=f"choose 1 to {available}",
         )
     return threads
 
 
+def _pool_limit() -> int:
+    """What the environment allows TVM: bitwright sets it to the number of processors, unless the user did."""
+    text = os.environ.get(NUM_THREADS, "")
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(
+            f"{NUM_THREADS} is {text!r}", where="environment", limit="a whole number from 1", remedy="unset it"
+        )
+    return int(text)
+
+
 def use_threads(threads: int) -> None:
     """Let parallel kernels called from this Python thread run on ``threads`` threads.
 
-    TVM keeps one pool of workers per calling thread, whose size is fixed by the environment when it is first used;
-    later calls only use fewer of them. Workers are not bound to cores (``TVM_BIND_THREADS=1`` in the environment does
-    that).
+    TVM keeps one pool of workers per calling thread. The environment fixes its size when it is first used; later calls
+    only use fewer of them.
 
     Raises:
-        UnsupportedError: TVM made this thread's pool before bitwright did, and made it too small.
+        UnsupportedError: TVM made this thread's pool before bitwright was imported, and made it too small.
     """
     if getattr(_configured, "threads", None) == threads:
         return
     tvm_ffi = load_runtime()
     count = tvm_ffi.get_global_func("runtime.NumThreads")
-    with _pool_environment():
-        count()
-        tvm_ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES, threads)
+    count()  # makes the pool, unless it is there
+    tvm_ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES, threads)
     if count() != threads:
         raise UnsupportedError(
             f"TVM's thread pool has {count()} threads",
             limit=f"{threads} were asked for",
-            remedy=f"set TVM_NUM_THREADS={threads} in the environment before Python starts",
+            remedy="import bitwright before anything runs a TVM kernel in this process",
         )
     _configured.threads = threads
-
-
-@contextmanager
-def _pool_environment() -> Iterator[None]:
-    """The variables that TVM reads while it makes a pool. By default it would use half of the processors on x86."""
-    wanted = {"TVM_NUM_THREADS": str(len(os.sched_getaffinity(0))), "TVM_BIND_THREADS": "0"}
-    with _environment_lock:
-        missing = [name for name in wanted if name not in os.environ]
-        os.environ.update({name: wanted[name] for name in missing})
-        try:
-            yield
-        finally:
-            for name in missing:
-                del os.environ[name]

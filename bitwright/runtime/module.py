@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import InputError, InternalError, UnsupportedError
@@ -40,7 +40,6 @@ class CompiledModule:
         self.threads = threads
         self._interface = artifact.manifest.interface
         self._ffi = load_runtime()
-        use_threads(threads)
         self._module, self._vm = _open_library(self._ffi, artifact)
         self._functions = {name: self._vm[name] for name in self._interface.functions}
         # Views keep their arrays alive; the arrays keep the mapping alive.
@@ -66,8 +65,8 @@ class CompiledModule:
             arguments.append(self._view(self._types, 1, token_types))
         return self._call("encode", *arguments, self._weights)
 
-    def library_function(self, name: str) -> Any:
-        """A plain TIR function of ``model.so``.
+    def library_function(self, name: str) -> Callable[..., Any]:
+        """A plain TIR function of ``model.so``, to be called with ``tensor``s; it computes with ``threads`` threads.
 
         Raises:
             UnsupportedError: the library does not hold it.
@@ -77,15 +76,19 @@ class CompiledModule:
             raise UnsupportedError(
                 f"the artifact's library has no function '{name}'", remedy="compile the model again with this version"
             )
-        return function
+
+        def call(*arguments: Any) -> Any:
+            use_threads(self.threads)
+            return function(*arguments)
+
+        return call
 
     def tensor(self, array: np.ndarray) -> Any:
         """``array`` as an argument of a library function, without a copy."""
         return self._ffi.from_dlpack(array)
 
     def use_threads(self, threads: int) -> None:
-        """Compute with ``threads`` threads from now on."""
-        use_threads(threads)
+        """Compute with ``threads`` threads from now on (as many as ``choose_threads`` allows)."""
         self.threads = threads
 
     def _has(self, name: str) -> bool:

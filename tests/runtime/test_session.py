@@ -121,7 +121,7 @@ maps = open("/proc/self/maps").read()
 print("compiler", "libtvm_compiler" in maps, "torch", "libtorch" in maps, "runtime", "libtvm_runtime.so" in maps)
 print("weights", "weights.safetensors" in maps)
 import os
-print("affinity", len(os.sched_getaffinity(0)), "environment", [k for k in os.environ if k.startswith("TVM")])
+print("affinity", len(os.sched_getaffinity(0)))
 import torch
 print("torch still imports", torch.ones(1).item())
 """
@@ -138,6 +138,6 @@ def test_a_process_that_runs_an_artifact_loads_no_compiler(artifact_path: Path) 
         "modules []",
         "compiler False torch False runtime True",
         "weights True",
-        f"affinity {len(os.sched_getaffinity(0))} environment []",
+        f"affinity {len(os.sched_getaffinity(0))}",
         "torch still imports 1.0",
     ]

@@ -22,8 +22,8 @@ def build_quantize_activation(
 ) -> Any:
     """PrimFunc (x f32[n,K], x8 i8[n,K], scale f32[n,K/G], sum i32[n,K/G]); the last three are results.
 
-    scale = absmax / 127 (0 for a group whose absmax is below 2**-100), x8 = x * (127 / absmax) rounded half to even, sum
-    is that of the group's x8.
+    scale = absmax / 127 (0 for a group whose absmax is below 2**-100), x8 = x * (127 / absmax) rounded half to even,
+    sum is that of the group's x8.
 
     Args:
         inputs: K, a multiple of 32.

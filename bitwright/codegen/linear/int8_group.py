@@ -38,8 +38,8 @@ def accumulate_chunk(
     Args:
         operand: (block, step) -> prepared codes.
         activation: (row, step) -> four activations.
-        unroll: steps become straight-line code, else a loop. A loop keeps many accumulators in registers: in straight-line
-            code LLVM prefers to finish one accumulator after the other and spills the operands that they share.
+        unroll: steps become straight-line code, else a loop. A loop keeps many accumulators in registers: in
+            straight-line code LLVM prefers to finish one accumulator after the other and spills the operands that they share.
     """
     length = min(dot.steps, CHUNK_STEPS)
 

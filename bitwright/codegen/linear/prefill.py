@@ -1,7 +1,7 @@
 """Any number of tokens: a tile of weights is unpacked once into scratch that stays in cache, then multiplies all rows.
 
-Rows are taken ``block_rows`` at a time; the last block starts early enough to be whole, so a few rows are computed twice
-(with the same result) instead of by slower code. Fewer rows than a block are computed one by one.
+Rows are taken ``block_rows`` at a time; the last block starts early enough to be whole, so a few rows are computed
+twice (with the same result) instead of by slower code. Fewer rows than a block are computed one by one.
 """
 
 from __future__ import annotations

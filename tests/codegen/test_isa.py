@@ -1,0 +1,26 @@
+"""Which instruction set a machine gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitwright.codegen.isa import AVX2, AVX512VNNI, AVXVNNI, GENERIC, Isa, select_isa
+
+HASWELL = {"avx2", "fma", "f16c", "bmi2"}
+
+
+@pytest.mark.parametrize(
+    ("features", "isa"),
+    [
+        (set(), GENERIC),
+        ({"neon", "dotprod"}, GENERIC),
+        ({"avx2", "fma"}, GENERIC),  # no half conversion
+        (HASWELL, AVX2),
+        (HASWELL | {"avxvnni"}, AVXVNNI),
+        (HASWELL | {"avx512f", "avx512bw", "avx512vl"}, AVX2),  # Skylake-X: no VNNI
+        (HASWELL | {"avx512vl", "avx512vnni"}, AVXVNNI),
+        (HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}, AVX512VNNI),
+    ],
+)
+def test_select(features: set[str], isa: Isa) -> None:
+    assert select_isa(frozenset(features)) is isa

@@ -1,0 +1,110 @@
+"""Linear kernels against the oracle: every width, grouping, activation, tail and number of tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bitwright.codegen.isa import AVX2, AVX512VNNI, AVXVNNI, GENERIC, Isa
+from bitwright.codegen.linear import LinearSpec
+from bitwright.codegen.reference.linear import TOLERANCE
+from bitwright.scheme import LinearScheme
+
+from .linear_case import EVERY_ISA, GENERIC_WIDE, missing, random_layer, relative_error
+
+UNIFORM = [
+    f"u{bits}{group}{activation}"
+    for bits in (2, 3, 4, 5, 6, 8)
+    for group, activation in (("g32", "a8"), ("g64z", "a8"), ("row", "a8"), ("g32z", "a16"), ("g128", "a16"))
+]
+FLOAT = ["f16", "f32"]
+PORTABLE = ["u2g32a8", "u3g64za8", "u4rowa8", "u5g32za8", "u6g128a8", "u8g32za8", "u3g32za16", "u8rowa16", *FLOAT]
+
+
+def tolerance(scheme: LinearScheme) -> float:
+    if scheme.weight.is_float:
+        return TOLERANCE["linear_float"]
+    return TOLERANCE["linear_a8" if scheme.activation.bits == 8 else "linear_a16"]
+
+
+def check(isa: Isa, spec: LinearSpec, tokens: int, seed: int = 0) -> None:
+    if reason := missing(isa):
+        pytest.skip(reason)
+    x = np.random.default_rng(seed + 1).standard_normal((tokens, spec.inputs)).astype(np.float32)
+    assert relative_error(spec, isa, x, random_layer(spec, isa, seed)) <= tolerance(spec.scheme)
+
+
+@pytest.mark.parametrize("name", UNIFORM + FLOAT)
+@pytest.mark.parametrize("isa", [AVX2, AVXVNNI, AVX512VNNI], ids=lambda isa: isa.name)
+def test_decode(isa: Isa, name: str) -> None:
+    check(isa, LinearSpec(72, 256, LinearScheme.parse(name), bias=True, rows=1), 1)
+
+
+@pytest.mark.parametrize("name", UNIFORM + FLOAT)
+@pytest.mark.parametrize("isa", [AVX2, AVXVNNI, AVX512VNNI], ids=lambda isa: isa.name)
+def test_prefill(isa: Isa, name: str) -> None:
+    check(isa, LinearSpec(72, 256, LinearScheme.parse(name)), 23)
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize("name", PORTABLE)
+@pytest.mark.parametrize("isa", [GENERIC, GENERIC_WIDE], ids=lambda isa: isa.name)
+def test_portable_kernels(isa: Isa, name: str, rows: int | None) -> None:
+    check(isa, LinearSpec(72, 256, LinearScheme.parse(name), rows=rows), rows or 13)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5, 6, 7, 9, 10, 11, 12, 16, 21, 64])
+@pytest.mark.parametrize("name", ["u4g32a8", "u4g32a16"])
+def test_any_number_of_tokens(name: str, tokens: int) -> None:
+    check(AVX2, LinearSpec(64, 128, LinearScheme.parse(name)), tokens, seed=tokens)
+
+
+@pytest.mark.parametrize("outputs", [1, 7, 8, 17, 31, 33, 64, 100])
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+def test_any_number_of_outputs(outputs: int, rows: int | None) -> None:
+    """The last tile may be partial in the middle of a vector; neighbours of the result stay untouched."""
+    check(AVX2, LinearSpec(outputs, 64, LinearScheme.parse("u4g32a8"), bias=True, rows=rows), rows or 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 30, 577])
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+def test_float_weights_take_any_number_of_inputs(inputs: int, rows: int | None) -> None:
+    check(AVX2, LinearSpec(24, inputs, LinearScheme.parse("f16"), rows=rows), rows or 7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize("name", ["u2g32a8", "u4g32a8", "u5g32a8", "u6g32a8", "u8g32a8", "u8rowa8"])
+def test_extreme_values_do_not_saturate(name: str, rows: int | None) -> None:
+    """All codes at either end and all activations at +-127: the largest int16 sums that the AVX2 path can meet."""
+    from bitwright.codegen.packing import dequantize, pack
+
+    from .linear_case import Layer
+
+    if reason := missing(AVX2):
+        pytest.skip(reason)
+    spec = LinearSpec(32, 128, LinearScheme.parse(name), rows=rows)  # type: ignore[arg-type]
+    layout = spec.layout(AVX2)
+    codes = np.full((32, 128), (1 << spec.scheme.weight.bits) - 1, np.uint8)
+    codes[::2] = 0
+    scales = np.ones((32, layout.groups), np.float16)
+    zeros = np.full((32, layout.groups), 1 << (spec.scheme.weight.bits - 1), np.uint8)
+    packed = pack(codes, scales, None, layout)
+    layer = Layer(packed, dequantize(packed, layout), codes, scales, zeros, None)
+    for sign in (1, -1):
+        x = np.full((rows or 12, 128), sign, np.float32)
+        assert relative_error(spec, AVX2, x, layer) <= tolerance(spec.scheme)
+
+
+def test_every_instruction_set_is_tested() -> None:
+    from bitwright.codegen.isa import ISAS
+
+    assert set(ISAS) <= set(EVERY_ISA)
+
+
+def test_large_matrices_run_in_parallel_and_small_ones_do_not() -> None:
+    from bitwright.codegen.linear import build_linear
+
+    small = build_linear(LinearSpec(64, 64, LinearScheme.parse("u4g32a8"), rows=1), AVX2)
+    large = build_linear(LinearSpec(3072, 576, LinearScheme.parse("u4g32a8"), rows=1), AVX2)
+    assert "T.parallel" not in str(small)
+    assert "T.parallel" in str(large)

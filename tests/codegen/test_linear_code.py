@@ -1,0 +1,58 @@
+"""The machine code of linear kernels for targets that this machine may not execute."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from bitwright.codegen.isa import AVX512VNNI, AVXVNNI, GENERIC, Isa
+from bitwright.codegen.linear import LinearSpec, build_linear
+from bitwright.scheme import LinearScheme
+
+SPILL = re.compile(r"(%rsp\)|-?\d+\(%rbp\)).*%zmm|%zmm.*(%rsp\)|\(%rbp\))")
+
+
+def assembly(spec: LinearSpec, isa: Isa, **target: Any) -> str:
+    import tvm
+
+    from bitwright.codegen.builder import build
+
+    library = build(build_linear(spec, isa), tvm.target.Target({"kind": "llvm", "num-cores": 2, **target}))
+    return str(library.mod.inspect_source("asm"))
+
+
+def blocks(text: str) -> list[str]:
+    """Basic blocks: the text between labels."""
+    return re.split(r"^\.?L?\w+:$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize("name", ["u2g32a8", "u3g32a8", "u4g32a8", "u6g32a8", "u8g32a8"])
+def test_avx512_uses_vnni_and_spills_nothing_in_its_loop(name: str, rows: int | None) -> None:
+    spec = LinearSpec(1536, 576, LinearScheme.parse(name), rows=rows)  # type: ignore[arg-type]
+    hot = [block for block in blocks(assembly(spec, AVX512VNNI, mcpu="znver4")) if "vpdpbusd" in block]
+    assert hot
+    for block in hot:
+        assert re.search(r"vpdpbusd\s.*%zmm", block)
+        assert not SPILL.search(block)
+
+
+@pytest.mark.parametrize("mcpu", ["alderlake", "znver4"])
+def test_vnni_of_256_bits(mcpu: str) -> None:
+    text = assembly(LinearSpec(64, 64, LinearScheme.parse("u4g32a8"), rows=1), AVXVNNI, mcpu=mcpu)
+    assert re.search(r"vpdpbusd\s.*%ymm", text)
+    assert not re.search(r"vpdpbusd\s.*%zmm", text)
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize("name", ["u4g32za8", "u3g64a16", "f16"])
+@pytest.mark.parametrize("triple", ["aarch64-linux-gnu", "x86_64-linux-gnu"])
+def test_portable_kernels_compile_anywhere_without_half_precision_helpers(
+    triple: str, name: str, rows: int | None
+) -> None:
+    """Without an instruction LLVM would call compiler-rt, which a plain model.so does not link."""
+    spec = LinearSpec(72, 128, LinearScheme.parse(name), rows=rows)  # type: ignore[arg-type]
+    text = assembly(spec, GENERIC, mtriple=triple)
+    assert "__extendhfsf2" not in text and "__gnu_h2f_ieee" not in text

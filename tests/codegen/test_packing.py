@@ -1,0 +1,107 @@
+"""Layout and packing: what is packed comes back, and each bit lies where the format says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitwright.codegen.layout import PackedLayout, choose_blocks, packed_layout
+from bitwright.codegen.packing import dequantize, pack, pack_float, unpack, unpack_float
+from bitwright.errors import InternalError
+from bitwright.scheme import BITS, GROUPS, WeightScheme
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> PackedLayout:
+    group = draw(st.sampled_from((0, *GROUPS)))
+    scheme = WeightScheme("uniform", draw(st.sampled_from(BITS)), group, draw(st.booleans()))
+    inputs = draw(st.integers(1, 4)) * (group or 32)
+    outputs, lanes, blocks = draw(st.integers(1, 150)), draw(st.sampled_from((8, 16))), draw(st.integers(1, 4))
+    return PackedLayout(outputs, inputs, scheme, lanes, blocks)
+
+
+@settings(max_examples=150, deadline=None)
+@given(layouts(), st.integers(0, 2**32))
+def test_round_trip(layout: PackedLayout, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grouped = (layout.outputs, layout.groups)
+    codes = rng.integers(0, 1 << layout.weight.bits, (layout.outputs, layout.inputs)).astype(np.uint8)
+    scales = rng.standard_normal(grouped).astype(np.float16)
+    zeros = None if layout.weight.symmetric else rng.integers(0, 256, grouped).astype(np.uint8)
+    packed = pack(codes, scales, zeros, layout)
+    assert [(name, str(array.dtype), array.shape) for name, array in packed.items()] == [
+        (tensor.name, tensor.dtype, tensor.shape) for tensor in layout.tensors
+    ]
+    assert sum(array.nbytes for array in packed.values()) == layout.storage_bytes
+    unpacked_codes, unpacked_scales, unpacked_zeros = unpack(packed, layout)
+    np.testing.assert_array_equal(unpacked_codes, codes)
+    np.testing.assert_array_equal(unpacked_scales, scales)
+    assert (unpacked_zeros is None) == (zeros is None)
+    if zeros is not None:
+        np.testing.assert_array_equal(unpacked_zeros, zeros)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 40), st.sampled_from((16, 32)), st.sampled_from((8, 16)))
+def test_float_round_trip(outputs: int, inputs: int, bits: int, lanes: int) -> None:
+    layout = packed_layout(outputs, inputs, WeightScheme("float", bits), lanes)
+    weights = np.random.default_rng(0).standard_normal((outputs, inputs)).astype(f"float{bits}")
+    packed = pack_float(weights, layout)
+    np.testing.assert_array_equal(unpack_float(packed, layout), weights)
+    assert packed["weights"].nbytes == layout.storage_bytes
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_each_bit_lies_where_the_format_says(bits: int) -> None:
+    """One code at a time, located by the formula of the architecture page rather than by the packing code."""
+    layout = PackedLayout(16, 64, WeightScheme("uniform", bits, 32), 8, 2)
+    planes = {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 8: [8]}[bits]
+    for row, k in ((0, 0), (3, 5), (9, 31), (15, 63), (12, 37)):
+        codes = np.zeros((16, 64), np.uint8)
+        codes[row, k] = (1 << bits) - 1
+        packed = pack(codes, np.zeros((16, 2), np.float16), None, layout)["codes"]
+        expected = np.zeros_like(packed)
+        unit, inner = divmod(k, layout.unit)
+        step, j = divmod(inner, 4)
+        first = 0
+        for width in planes:
+            line, field = divmod(step, 8 // width)
+            expected[0, unit, row // 8, first + line, 4 * (row % 8) + j] = ((1 << width) - 1) << (width * field)
+            first += layout.unit * width // 32
+        np.testing.assert_array_equal(packed, expected)
+
+
+def test_dequantize_centres_on_the_zero_point() -> None:
+    layout = PackedLayout(1, 32, WeightScheme("uniform", 4, 32, symmetric=False), 8, 1)
+    codes = np.arange(32, dtype=np.uint8)[None] % 16
+    packed = pack(codes, np.full((1, 1), 0.5, np.float16), np.full((1, 1), 3, np.uint8), layout)
+    np.testing.assert_array_equal(dequantize(packed, layout), (codes.astype(np.float32) - 3) / 2)
+
+
+def test_storage_bytes_of_a_known_matrix() -> None:
+    """576 x 576 at u4g32 on 8 lanes: 18 whole tiles, so exactly the scheme's own count."""
+    scheme = WeightScheme.parse("u4g32")
+    assert packed_layout(576, 576, scheme, 8).storage_bytes == 576 * (576 // 2 + 18 * 2) == 186_624
+    assert packed_layout(576, 576, scheme, 8).storage_bytes == scheme.storage_bytes(576, 576)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "lanes", "blocks"),
+    [(576, 8, 4), (192, 8, 4), (49152, 8, 4), (576, 16, 3), (192, 16, 3), (960, 16, 3), (1536, 16, 4), (8, 8, 2)],
+)
+def test_blocks_waste_least_on_two_cores(outputs: int, lanes: int, blocks: int) -> None:
+    """576 rows are 9 tiles of 4 x 16 rows (5 + 4 on two cores) but 12 tiles of 3 x 16."""
+    assert choose_blocks(outputs, lanes) == blocks
+
+
+def test_pack_refuses_what_does_not_fit() -> None:
+    layout = PackedLayout(8, 32, WeightScheme("uniform", 4, 32), 8, 1)
+    codes, scales = np.zeros((8, 32), np.uint8), np.zeros((8, 1), np.float16)
+    with pytest.raises(InternalError, match="code 16 does not fit 4 bits"):
+        pack(codes + 16, scales, None, layout)
+    with pytest.raises(InternalError, match=r"scales has shape \(8, 2\), expected \(8, 1\)"):
+        pack(codes, np.zeros((8, 2), np.float16), None, layout)
+    with pytest.raises(InternalError, match="zero points do not belong to u4g32"):
+        pack(codes, scales, np.zeros((8, 1), np.uint8), layout)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from toy import CHUNK, CONTEXT
+from toy_fixtures import THREADS
 
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.runtime.artifact import Interface
@@ -53,7 +54,7 @@ def test_nothing_to_measure_is_refused() -> None:
 
 def test_measured_rows(session: Session) -> None:
     seen: list[tuple[int, int]] = []
-    tests = plan_tests([CHUNK + 3], [5], [0, CONTEXT - CHUNK - 3], [1, 2], CONTEXT)
+    tests = plan_tests([CHUNK + 3], [5], [0, CONTEXT - CHUNK - 3], [1, THREADS], CONTEXT)
     rows = list(run_tests(session, tests, repetitions=3, progress=lambda *state: seen.append(state)))
     assert [row.test for row in rows] == tests
     assert seen == [(number, 32) for number in range(1, 33)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,17 @@ def artifact_path(tmp_path_factory: pytest.TempPathFactory, toy: Any, executable
     return path
 
 
+THREADS = min(2, len(os.sched_getaffinity(0)))
+"""Two, so that parallel loops are parallel, on machines that have as many."""
+
+
 @pytest.fixture(scope="session")
 def session_of_two(artifact_path: Path) -> Session:
-    return load(artifact_path, threads=2)
+    return load(artifact_path, threads=THREADS)
 
 
 @pytest.fixture
 def session(session_of_two: Session) -> Session:
     session_of_two.reset()
-    session_of_two.module.use_threads(2)
+    session_of_two.module.use_threads(THREADS)
     return session_of_two

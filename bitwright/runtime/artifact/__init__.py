@@ -1,6 +1,7 @@
 """The artifact: a folder that holds a compiled model and everything needed to run it.
 
-The compiler calls ``write_artifact``; the runtime calls ``Artifact.open``, ``verify`` and ``check_host``.
+The compiler calls ``check_destination`` first and ``write_artifact`` at last; the runtime calls ``Artifact.open``,
+``verify`` and ``check_host``.
 """
 
 from bitwright.runtime.artifact.artifact import Artifact
@@ -12,7 +13,7 @@ from bitwright.runtime.artifact.manifest import (
     TargetRecord,
 )
 from bitwright.runtime.artifact.tensormap import map_tensors
-from bitwright.runtime.artifact.write import write_artifact
+from bitwright.runtime.artifact.write import check_destination, write_artifact
 
 __all__ = [
     "Artifact",
@@ -21,6 +22,7 @@ __all__ = [
     "ModelRecord",
     "StateTensor",
     "TargetRecord",
+    "check_destination",
     "map_tensors",
     "write_artifact",
 ]

@@ -73,7 +73,7 @@ def write_artifact(
         UsageError: ``destination`` exists, or cannot be written (disk full, no permission).
     """
     destination = Path(destination).absolute()
-    _check_destination(destination, overwrite)
+    check_destination(destination, overwrite=overwrite)
     texts: dict[str, bytes | None] = {
         files.PLAN: plan.encode(),
         files.TOKENIZER: tokenizer_json,
@@ -115,7 +115,12 @@ def write_artifact(
     return Artifact(destination, manifest)
 
 
-def _check_destination(destination: Path, overwrite: bool) -> None:
+def check_destination(destination: Path, *, overwrite: bool) -> None:
+    """Refuse a place where ``write_artifact`` would not write: to be called before long work.
+
+    Raises:
+        UsageError: ``destination`` exists and is no artifact, or is one and ``overwrite`` is False.
+    """
     if not destination.exists() and not destination.is_symlink():
         return
     if not (destination.is_dir() and (destination / files.MANIFEST).is_file()) or destination.is_symlink():

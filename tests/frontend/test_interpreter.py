@@ -7,15 +7,14 @@ import sys
 import weakref
 from typing import Any
 
-import canonical
 import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-import zoo
 
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
+from tests.frontend import canonical, zoo
 
 LOGITS = {"rtol": 1e-4, "atol": 1e-4}
 """Float32 through two layers; logits spread by about one."""

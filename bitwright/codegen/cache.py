@@ -10,7 +10,7 @@ Both are float16 or float32, independently. Kernel arguments, in order::
 
     k f32[n, kv_heads * head_dim], v f32[n, kv_heads * value_dim], k_cache, v_cache (both written in place), pos i64
 
-In Relax: ``call_tir_inplace(kernel, Tuple([k, v, k_cache, v_cache, pos]), [2, 3], [type of k_cache, type of v_cache])``.
+In Relax: ``call_tir_inplace(kernel, Tuple([k, v, k_cache, v_cache, pos]), [2, 3], [k_cache.ty, v_cache.ty])``.
 Token i goes to position pos + i; 0 <= pos and pos + n <= T (not checked: the session bounds it).
 """
 

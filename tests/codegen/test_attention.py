@@ -56,7 +56,7 @@ def check(spec: AttentionSpec, pos: int, n: int, seed: int = 0) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_decode_at_block_and_chunk_borders(shape: tuple[int, int, int, int], dtype: str) -> None:
     spec = spec_of(shape, dtype, **DECODE)
-    for pos in (0, 1, 15, 16, 127, 128, 200, 335):
+    for pos in (0, 1, 15, 16, 63, 64, 200, 335):
         check(spec, pos, 1)
 
 
@@ -91,9 +91,8 @@ def test_softcap(rows: int | None) -> None:
         check(spec, pos, rows or 40)
 
 
-@pytest.mark.parametrize("lanes", [4, 16])
-@pytest.mark.parametrize("shape", [(9, 3, 64, 64), (5, 5, 20, 12)])
-def test_other_vector_widths(shape: tuple[int, int, int, int], lanes: int) -> None:
+@pytest.mark.parametrize(("lanes", "shape"), [(4, (5, 5, 20, 12)), (16, (5, 5, 20, 12)), (16, (9, 3, 64, 64))])
+def test_other_vector_widths(lanes: int, shape: tuple[int, int, int, int]) -> None:
     check(spec_of(shape, lanes=lanes, **DECODE), 200, 1)
     check(spec_of(shape, lanes=lanes), 40, 150)
 

@@ -10,8 +10,8 @@
 
 y is the output. Arithmetic is float32; a float16 cache is widened on load. ``pos`` stands among the inputs, where
 Relax's ``call_tir`` puts scalars: ``call_tir(kernel, Tuple([q, k_cache, v_cache, pos]), type of y)`` with ``pos`` the
-int64 symbol itself. Nothing of the cache beyond position pos + n - 1 reaches the result, whatever it holds, nor anything
-before the window.
+int64 symbol itself. Nothing of the cache beyond position pos + n - 1 reaches the result, whatever it holds, nor
+anything before the window.
 """
 
 from __future__ import annotations

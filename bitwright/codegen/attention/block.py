@@ -29,6 +29,40 @@ def ceildiv(value: Any, divisor: int) -> Any:
     return T.floordiv(value + T.int64(divisor - 1), T.int64(divisor))
 
 
+def add_outer_product(
+    rows: int,
+    widths: list[int],
+    left: Callable[[int], Any],
+    right: Callable[[int], Any],
+    add_to: Callable[[int, int, Any], None],
+) -> None:
+    """Emit ``add_to(r, v, left(r) * right(v))`` for scalars left(r) and vectors right(v) of ``widths[v]`` lanes.
+
+    The smaller side is loaded first and the other one operand at a time: no more fits 16 registers beside accumulators.
+    """
+    if rows <= len(widths):
+        scalars = {(r, width): hold(splat(left(r), width)) for r in range(rows) for width in sorted(set(widths))}
+        for v, width in enumerate(widths):
+            vector_value = hold(right(v))
+            for r in range(rows):
+                add_to(r, v, scalars[r, width] * vector_value)
+        return
+    vectors = [hold(right(v)) for v in range(len(widths))]
+    for r in range(rows):
+        for width in sorted(set(widths)):
+            scalar = hold(splat(left(r), width))
+            for v in (v for v, other in enumerate(widths) if other == width):
+                add_to(r, v, scalar * vectors[v])
+
+
+# Rows of a register tile -> (vectors of tokens, partial sums along the head dimension, vectors of value elements).
+# Accumulators, the smaller side of the tile and two operands in flight fit 16 registers (32 with 16 lanes), and
+# there are enough accumulators to hide the latency of a fused multiply-add (8 to 12).
+_SIXTEEN_REGISTERS = {1: (8, 1, 8), 2: (4, 1, 4), 3: (2, 2, 3), 4: (2, 1, 2), 5: (2, 1, 2), 6: (2, 1, 2)}
+_THIRTY_TWO_REGISTERS = {1: (8, 1, 8), 2: (4, 1, 4), 3: (4, 1, 4), 4: (4, 1, 4), 5: (2, 1, 2), 6: (2, 1, 2)}
+MAX_TILE_ROWS = 6
+
+
 @dataclass(frozen=True)
 class Tile:
     """Sizes of a block, fixed when the kernel is built.
@@ -36,34 +70,52 @@ class Tile:
     Attributes:
         rows: rows of one register tile.
         groups: register tiles in a block: it has up to groups * rows rows.
-        vectors: vectors of tokens, or of value elements, of a register tile.
-        chunk: keys whose scores are held at a time; a multiple of the tokens of a register tile.
+        key_vectors: vectors of tokens of a score tile: whole blocks of 16 tokens.
+        split: partial sums along the head dimension.
+        value_vectors: vectors of value elements of an output tile.
+        chunk: keys whose scores are held at a time; a multiple of the tokens of a score tile.
         lanes: float32 lanes of a vector.
     """
 
     rows: int
     groups: int
-    vectors: int
+    key_vectors: int
+    split: int
+    value_vectors: int
     chunk: int
     lanes: int
 
     @property
     def tokens(self) -> int:
-        """Tokens of one register tile of scores."""
-        return self.vectors * self.lanes
+        """Tokens of one score tile."""
+        return self.key_vectors * self.lanes
 
     @classmethod
     def fit(cls, rows: int, lanes: int, chunk: int) -> Tile:
-        """A tile for blocks of ``rows`` rows: accumulators fill 16 (lanes 16: 32) registers beside operands."""
-        accumulators = 24 if lanes == 16 else 12
-        groups = -(-rows // 6)
+        """A tile for blocks of ``rows`` rows."""
+        groups = -(-rows // MAX_TILE_ROWS)
         tile_rows = -(-rows // groups)
-        vectors = 1
-        while vectors * 2 * tile_rows <= accumulators and vectors * 2 <= 8:
-            vectors *= 2
-        while vectors * lanes < BLOCK:
-            vectors *= 2
-        return cls(tile_rows, groups, vectors, max(chunk, vectors * lanes), lanes)
+        table = _THIRTY_TWO_REGISTERS if lanes == 16 else _SIXTEEN_REGISTERS
+        key_vectors, split, value_vectors = table[tile_rows]
+        key_vectors = max(key_vectors, BLOCK // lanes)
+        return cls(tile_rows, groups, key_vectors, split, value_vectors, max(chunk, key_vectors * lanes), lanes)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Prefetches that overlap memory with arithmetic: values while scoring, the next chunk's keys while summing values.
+
+    Attributes:
+        key: (token, line) -> None: asks for a cache line of the keys stored near ``token``.
+        key_lines: lines that ``key`` is asked for per token.
+        value: (token, line) -> None: asks for a cache line of the token's value row.
+        value_lines: lines of a value row.
+    """
+
+    key: Callable[[Any, int], None]
+    key_lines: int
+    value: Callable[[Any, Any], None]
+    value_lines: int
 
 
 @dataclass(frozen=True)
@@ -74,11 +126,13 @@ class Keys:
         key: (block, d, first lane, lanes) -> float32 lanes of keys: element d of tokens block * 16 + first lane ...
         blocks: key blocks that exist; a block index is clamped below it before ``key`` is asked.
         value: (token, offset, lanes) -> float32 lanes of a value row.
+        ahead: prefetches, for kernels that wait for memory; None for those that compute.
     """
 
     key: Callable[[Any, Any, int, int], Any]
     blocks: Any
     value: Callable[[Any, Any, int], Any]
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +186,7 @@ class Block:
         """
         blocks = T.Bind(ceildiv(end - first, BLOCK))
         tokens = T.Bind(blocks * BLOCK)
-        self._score(keys, groups, first, blocks)
+        self._score(keys, groups, first, blocks, end)
         if self.softcap:
             self._cap(rows, tokens)
         self._mask(rows, allowed, first, tokens)
@@ -141,9 +195,9 @@ class Block:
         read_from: Any = T.int64(0)
         if allowed.first is not None:
             read_from = T.Bind(T.max(allowed.first(T.int64(0)) - first, T.int64(0)))
-        self._accumulate(keys, groups, first, read_from, end - first)
+        self._accumulate(keys, groups, first, read_from, end - first, allowed.end(rows - 1) - 1)
 
-    def _score(self, keys: Keys, groups: Any, first: Any, blocks: Any) -> None:
+    def _score(self, keys: Keys, groups: Any, first: Any, blocks: Any, end: Any) -> None:
         tile, lanes = self.tile, self.tile.lanes
         first_block = T.Bind(T.floordiv(first, T.int64(BLOCK)))
         per_block = BLOCK // lanes
@@ -154,22 +208,42 @@ class Block:
                 for b in range(tile.tokens // BLOCK)
             ]
             with loop(groups) as group:
-                sums = Registers(tile.rows * tile.vectors, vector("float32", lanes))
-                for index in range(tile.rows * tile.vectors):
+                size = tile.rows * tile.key_vectors
+                sums = Registers(size * tile.split, vector("float32", lanes))
+                for index in range(size * tile.split):
                     sums[index] = splat(0.0, lanes)
-                with loop(self.head_dim) as d:
-                    loaded = [
-                        hold(keys.key(tile_blocks[v // per_block], d, v % per_block * lanes, lanes))
-                        for v in range(tile.vectors)
-                    ]
-                    for r in range(tile.rows):
-                        element = hold(splat(self.query[group, d, r], lanes))
-                        for v in range(tile.vectors):
-                            index = r * tile.vectors + v
-                            sums[index] = sums[index] + element * loaded[v]
+
+                def multiply(d: Any, part: int) -> None:
+                    def key(v: int) -> Any:
+                        return keys.key(tile_blocks[v // per_block], d, v % per_block * lanes, lanes)
+
+                    def element(r: int) -> Any:
+                        return self.query[group, d, r]
+
+                    def add_product(r: int, v: int, product: Any) -> None:
+                        index = part * size + r * tile.key_vectors + v
+                        sums[index] = sums[index] + product
+
+                    add_outer_product(tile.rows, [lanes] * tile.key_vectors, element, key, add_product)
+
+                steps = self.head_dim // tile.split
+                with loop(steps) as step_d:
+                    if keys.ahead is not None:
+                        lines = keys.ahead.value_lines
+                        per_step = -(-tile.tokens * lines // steps)
+                        for line in range(per_step):
+                            index = step_d * per_step + line
+                            token = first + step * tile.tokens + T.floordiv(index, T.int64(lines))
+                            keys.ahead.value(T.min(token, end - 1), T.floormod(index, T.int64(lines)))
+                    for part in range(tile.split):
+                        multiply(step_d * tile.split + part, part)
+                for d in range(steps * tile.split, self.head_dim):
+                    multiply(T.int64(d), 0)
                 for r in range(tile.rows):
-                    for v in range(tile.vectors):
-                        value = sums[r * tile.vectors + v]
+                    for v in range(tile.key_vectors):
+                        value = sums[r * tile.key_vectors + v]
+                        for part in range(1, tile.split):
+                            value = value + sums[part * size + r * tile.key_vectors + v]
                         at = [group * tile.rows + r, step * tile.tokens + v * lanes]
                         store(self.scores, value, at, lanes)
 
@@ -218,22 +292,41 @@ class Block:
 
         for_spans(self.value_dim, lanes, fade)
 
-    def _accumulate(self, keys: Keys, groups: Any, first: Any, begin: Any, end: Any) -> None:
-        tile = self.tile
-        pieces = spans(self.value_dim, tile.lanes)
-        for column in range(0, len(pieces), tile.vectors):
-            columns = pieces[column : column + tile.vectors]
+    def _accumulate(self, keys: Keys, groups: Any, first: Any, begin: Any, end: Any, last: Any) -> None:
+        """Add the weighted values of tokens ``first + begin .. first + end - 1``; ``last``: the block's last key."""
+        pieces = spans(self.value_dim, self.tile.lanes)
+        step = self.tile.value_vectors
+        for column in range(0, len(pieces), step):
             with loop(groups) as group:
-                sums = {piece: Registers(tile.rows, vector("float32", piece[1])) for piece in columns}
-                for r in range(tile.rows):
-                    for piece in columns:
-                        sums[piece][r] = load(self.output, [group * tile.rows + r, piece[0]], piece[1])
-                with loop(end - begin, start=begin) as t:
-                    loaded = [hold(keys.value(first + t, *piece)) for piece in columns]
-                    for r in range(tile.rows):
-                        weight = hold(self.scores[group * tile.rows + r, t])
-                        for piece, value in zip(columns, loaded, strict=True):
-                            sums[piece][r] = sums[piece][r] + splat(weight, piece[1]) * value
-                for r in range(tile.rows):
-                    for piece in columns:
-                        store(self.output, sums[piece][r], [group * tile.rows + r, piece[0]], piece[1])
+                ahead = keys.ahead if column == 0 else None
+                self._accumulate_columns(keys, ahead, pieces[column : column + step], group, (first, begin, end, last))
+
+    def _accumulate_columns(
+        self, keys: Keys, ahead: Ahead | None, columns: list[tuple[int, int]], group: Any, tokens: tuple[Any, ...]
+    ) -> None:
+        tile = self.tile
+        first, begin, end, last = tokens
+        sums = {piece: Registers(tile.rows, vector("float32", piece[1])) for piece in columns}
+        for r in range(tile.rows):
+            for piece in columns:
+                sums[piece][r] = load(self.output, [group * tile.rows + r, piece[0]], piece[1])
+        with loop(end - begin, start=begin) as t:
+            if ahead is not None:
+                # Clamped to what will be read: beyond it nothing is worth the bandwidth.
+                token = T.min(first + tile.chunk + t, last)
+                for line in range(ahead.key_lines):
+                    ahead.key(token, line)
+
+            def value(v: int) -> Any:
+                return keys.value(first + t, *columns[v])
+
+            def weight(r: int) -> Any:
+                return self.scores[group * tile.rows + r, t]
+
+            def add_product(r: int, v: int, product: Any) -> None:
+                sums[columns[v]][r] = sums[columns[v]][r] + product
+
+            add_outer_product(tile.rows, [piece[1] for piece in columns], weight, value, add_product)
+        for r in range(tile.rows):
+            for piece in columns:
+                store(self.output, sums[piece][r], [group * tile.rows + r, piece[0]], piece[1])

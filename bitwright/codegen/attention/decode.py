@@ -10,15 +10,42 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.attention.block import Block, Keys, Range, Tile, ceildiv
+from bitwright.codegen.attention.block import Ahead, Block, Keys, Range, Tile, ceildiv
 from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.builder import Registers, kernel, load, loop, store
 from bitwright.codegen.cache import BLOCK
 from bitwright.codegen.vectormath import LOWEST, exp, for_spans, hold, load_float, splat
 
-CHUNK = 128
+CHUNK = 64
+"""Keys of a chunk. Small enough that its keys and values and the prefetched next ones share L1: measured, 64 beats 128
+by a quarter from DRAM and is within 2 % of 512 in cache."""
+LINE_BYTES = 64
 PARALLEL_BYTES = 256 * 1024
 """Cache bytes read from which a parallel launch (about 4 us) pays on two cores."""
+
+
+def _ahead(spec: AttentionSpec, key_cache: Any, value_cache: Any, head: Any) -> Ahead:
+    cache = spec.cache
+    key_line, value_line = (
+        LINE_BYTES // (2 if dtype == "float16" else 4) for dtype in (cache.key_dtype, cache.value_dtype)
+    )
+
+    def key(token: Any, line: int) -> None:
+        # The keys of 16 tokens are one piece of memory: a 16th of it is asked for per token.
+        element = T.floormod(token, T.int64(BLOCK)) * cache.head_dim + line * key_line
+        block = T.floordiv(token, T.int64(BLOCK))
+        prefetch(key_cache[head, block, T.floordiv(element, T.int64(BLOCK)), T.int64(0)])
+
+    def value(token: Any, line: Any) -> None:
+        prefetch(value_cache[head, token, line * value_line])
+
+    return Ahead(key, -(-cache.head_dim // key_line), value, -(-cache.value_dim // value_line))
+
+
+def prefetch(element: Any) -> None:
+    """Ask for the cache line of a tensor element (an LLVM hint that any target may ignore)."""
+    arguments = (T.address_of(element), T.int32(0), T.int32(3), T.int32(1))  # read, keep in every level, data
+    T.evaluate(T.call_llvm_intrin("llvm.prefetch", *arguments, dtype="void"))
 
 
 def build(spec: AttentionSpec) -> Any:
@@ -56,6 +83,7 @@ def build(spec: AttentionSpec) -> Any:
                     key=lambda b, d, lane, n: load_float(key_cache, [head, b, d, T.int64(lane)], n),
                     blocks=T.int64(cache.capacity // BLOCK),
                     value=lambda t, offset, n: load_float(value_cache, [head, t, T.int64(offset)], n),
+                    ahead=_ahead(spec, key_cache, value_cache, head),
                 )
                 with loop(T.max(stop - start, T.int64(0)), start=start) as chunk:
                     first = T.Bind(origin + chunk * tile.chunk)

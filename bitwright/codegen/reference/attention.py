@@ -59,4 +59,4 @@ def attention(
         scores = np.where(visible, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("hit,thd->ihd", weights, v).reshape(n, -1).astype(np.float32)
+    return np.asarray(np.einsum("hit,thd->ihd", weights, v).reshape(n, -1), np.float32)

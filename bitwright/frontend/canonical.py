@@ -13,7 +13,23 @@ import onnx_ir as ir
 from bitwright.errors import UnsupportedError
 from bitwright.frontend.graph import BITWRIGHT_DOMAIN, attribute, describe, dims, integers
 
-ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Pow", "Tanh", "Sigmoid", "Erf", "Exp", "Relu", "Gelu", "Cast", "Where"}
+ELEMENTWISE = {
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Neg",
+    "Sqrt",
+    "Pow",
+    "Tanh",
+    "Sigmoid",
+    "Erf",
+    "Exp",
+    "Relu",
+    "Gelu",
+    "Cast",
+    "Where",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,9 @@ def _is_transposed_table(value: ir.Value | None) -> bool:
 
 def _is_norm(node: ir.Node) -> bool:
     rank = len(dims(node.inputs[0]) or ())
-    return attribute(node, "axis", -1) in (-1, rank - 1) and all(_is_constant(v) for v in node.inputs[1:] if v is not None)
+    return attribute(node, "axis", -1) in (-1, rank - 1) and all(
+        _is_constant(v) for v in node.inputs[1:] if v is not None
+    )
 
 
 def _cuts_last_axis(node: ir.Node) -> bool:
@@ -54,7 +72,9 @@ def _cuts_last_axis(node: ir.Node) -> bool:
     if node.op_type == "Slice":
         axes, steps = integers(node.inputs[3]), integers(node.inputs[4])
         return axes == [rank - 1] and steps == [1] and all(_is_constant(v) for v in node.inputs[1:])
-    return attribute(node, "axis", 0) in (-1, rank - 1) and all(_is_constant(v) for v in node.inputs[1:] if node.op_type == "Split")
+    return attribute(node, "axis", 0) in (-1, rank - 1) and all(
+        _is_constant(v) for v in node.inputs[1:] if node.op_type == "Split"
+    )
 
 
 def _is_static_reshape(node: ir.Node) -> bool:
@@ -83,7 +103,9 @@ def _is_attention(node: ir.Node) -> bool:
     return paired and flat and heads and window and inputs[3] is None and attribute(node, "scale") is not None
 
 
-_ATTENTION = _Rule(_is_attention, "3-D q, k and v, no mask, cache from the graph's inputs, q_num_heads, kv_num_heads and scale given")
+_ATTENTION = _Rule(
+    _is_attention, "3-D q, k and v, no mask, cache from the graph's inputs, q_num_heads, kv_num_heads and scale given"
+)
 RULES: dict[tuple[str, str], _Rule] = {
     ("", "Gather"): _Rule(_is_table_lookup, "rows of a constant table picked by an input, axis 0"),
     ("", "MatMul"): _Rule(_is_linear, "[1, n, in] times a weight [in, out]"),
@@ -95,7 +117,9 @@ RULES: dict[tuple[str, str], _Rule] = {
     ("", "Concat"): _Rule(_cuts_last_axis, "along the last axis"),
     ("", "Reshape"): _Rule(_is_static_reshape, "to a constant shape with at most one -1"),
     ("", "Transpose"): _Rule(lambda node: attribute(node, "perm") is not None, "with a permutation"),
-    ("", "RotaryEmbedding"): _Rule(_is_rotary, "3-D, constant tables, positions from the graph's input, num_heads given"),
+    ("", "RotaryEmbedding"): _Rule(
+        _is_rotary, "3-D, constant tables, positions from the graph's input, num_heads given"
+    ),
     ("", "Attention"): _ATTENTION,
     (BITWRIGHT_DOMAIN, "Attention"): _ATTENTION,
     **{("", op): _Rule(lambda node: True, "") for op in ELEMENTWISE},

@@ -20,7 +20,7 @@ LONGEST = 1 << 24  # tokens; the exporter asks for a bound
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporter's remarks about optional packages and its own deprecations."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "transformers")]
     before = [logger.level for logger in loggers]
@@ -57,14 +57,22 @@ def export_decoder(model: Any, opset: int = OPSET) -> ir.Model:
             self.wrapped = model
 
         def forward(
-            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, past: list[torch.Tensor]
+            self,
+            input_ids: torch.Tensor,
+            attention_mask: torch.Tensor,
+            position_ids: torch.Tensor,
+            past: list[torch.Tensor],
         ) -> tuple[torch.Tensor, ...]:
             # A cache without a config keeps all positions of sliding layers: windows are a matter of the mask here.
             cache = DynamicCache()
             for layer in range(len(past) // 2):
                 cache.update(past[2 * layer], past[2 * layer + 1], layer)
             result = model(
-                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=cache, use_cache=True
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
             )
             return (result.logits, *(t for layer in result.past_key_values.layers for t in (layer.keys, layer.values)))
 
@@ -140,11 +148,13 @@ def _cache_shapes(model: Any) -> list[tuple[int, int]]:
     return [(int(t.shape[1]), int(t.shape[3])) for layer in layers for t in (layer.keys, layer.values)]
 
 
-def _export(module: Any, inputs: dict[str, Any], moving: dict[str, Any], names: list[str], outputs: list[str], opset: int) -> ir.Model:
+def _export(
+    module: Any, inputs: dict[str, Any], moving: dict[str, Any], names: list[str], outputs: list[str], opset: int
+) -> ir.Model:
     import torch
 
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
                 (),

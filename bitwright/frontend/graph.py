@@ -102,7 +102,9 @@ class Editor:
         self.graph.insert_before(before, node)
         return list(node.outputs)
 
-    def op(self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], shape: Dims | None, **kw: Any) -> ir.Value:
+    def op(
+        self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], shape: Dims | None, **kw: Any
+    ) -> ir.Value:
         """Insert a node of one output and return that."""
         return self.node(before, op_type, inputs, [shape], **kw)[0]
 
@@ -114,14 +116,18 @@ class Editor:
 
     def tensor(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """Register ``tensor`` (possibly lazy) as the initializer ``name``."""
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(list(tensor.shape)), const_value=tensor)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(list(tensor.shape)), const_value=tensor
+        )
         self.graph.register_initializer(value)
         return value
 
     def reshape(self, before: ir.Node, value: ir.Value, shape: Dims) -> ir.Value:
         """Reshape to ``shape``, whose one varying dimension (if any) becomes -1."""
         target = [d if isinstance(d, int) else -1 for d in shape]
-        return self.op(before, "Reshape", [value, self.initializer(np.array(target, np.int64), "shape")], shape, dtype=value.dtype)
+        return self.op(
+            before, "Reshape", [value, self.initializer(np.array(target, np.int64), "shape")], shape, dtype=value.dtype
+        )
 
     def transpose(self, before: ir.Node, value: ir.Value, perm: Sequence[int]) -> ir.Value:
         shape = dims(value)

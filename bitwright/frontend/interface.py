@@ -32,7 +32,9 @@ def settle(model: ir.Model, roles: Roles) -> tuple[Kind, tuple[CacheShape, ...]]
     cached = [node for node in nodes if len(node.inputs) > 5 and node.inputs[4] is not None]
     kind: Kind = "decoder" if roles.past else "encoder"
     if kind == "decoder" and len(cached) != len(nodes):
-        raise UnsupportedError("some attentions have a cache and some do not", where="attention nodes", limit="all or none")
+        raise UnsupportedError(
+            "some attentions have a cache and some do not", where="attention nodes", limit="all or none"
+        )
     presents = [v for node in cached for v in node.outputs[1:3]]
     result = _result(model, presents, kind)
     inputs = [_required(roles, Role.IDS)]
@@ -45,7 +47,9 @@ def settle(model: ir.Model, roles: Roles) -> tuple[Kind, tuple[CacheShape, ...]]
     stray = [v.name for v in roles.past if v not in past]
     if stray or len(set(past)) != len(past):
         raise UnsupportedError(
-            f"cached tensors {stray or [v.name for v in past]} are not each read by one attention", where="graph inputs", limit="one key and one value tensor per attention"
+            f"cached tensors {stray or [v.name for v in past]} are not each read by one attention",
+            where="graph inputs",
+            limit="one key and one value tensor per attention",
         )
     graph.inputs[:] = [*inputs, *past]
     graph.outputs[:] = [result, *presents]
@@ -74,7 +78,13 @@ def _result(model: ir.Model, presents: list[ir.Value], kind: Kind) -> ir.Value:
     others = [v for v in model.graph.outputs if v not in presents]
     for value in others:
         shape = dims(value)
-        if shape is not None and len(shape) == 3 and shape[:2] == (1, "n") and isinstance(shape[2], int) and value.producer() is not None:
+        if (
+            shape is not None
+            and len(shape) == 3
+            and shape[:2] == (1, "n")
+            and isinstance(shape[2], int)
+            and value.producer() is not None
+        ):
             return value
     raise UnsupportedError(
         f"the {kind} returns no tensor over all tokens",

@@ -52,7 +52,7 @@ def classify(mask_at: Callable[[int, int], np.ndarray], context: int, cached: bo
         rows = min(VERIFY_ROWS, context)
         starts = {0, 1, 3, context - rows, (context - rows) // 2}
         starts |= {seen - 1, seen, seen + seen // 2, max(seen - rows, 0)} if seen < context else set()
-        points = [(n, p) for p in sorted(starts) for n in (1, rows) if 0 <= p and n + p <= context]
+        points = [(n, p) for p in sorted(starts) for n in (1, rows) if p >= 0 and n + p <= context]
         found = _fit(mask_at, points, causal=(True, False), windows=windows, forms=(form,))
         if found:
             return found
@@ -78,7 +78,11 @@ def _fit(
 
 def _matrix(content: np.ndarray, n: int, p: int) -> list[tuple[Form, np.ndarray]]:
     """Readings of a mask as "query sees key" bool [n, n+p]; empty if it has another shape or values between shown and hidden."""
-    flat = content.reshape(content.shape[-2:]) if content.ndim >= 2 and content.size == np.prod(content.shape[-2:]) else None
+    flat = (
+        content.reshape(content.shape[-2:])
+        if content.ndim >= 2 and content.size == np.prod(content.shape[-2:])
+        else None
+    )
     if flat is None or flat.shape[0] not in (1, n) or flat.shape[1] not in (1, n + p):
         return []
     flat = np.broadcast_to(flat, (n, n + p))

@@ -115,7 +115,12 @@ class Probe:
             value, by_value = queue.pop()
             self._seed(value)
             node = value.producer()
-            if node is None or value in (self._values if by_value else self._types) or plan.get(node, False) >= by_value and node in plan:
+            if (
+                node is None
+                or value in (self._values if by_value else self._types)
+                or (plan.get(node, False) >= by_value
+                and node in plan)
+            ):
                 continue
             plan[node] = by_value
             operands = _SHAPE_OPERANDS.get(node.op_type, ())
@@ -211,7 +216,9 @@ class Probe:
         version = self.model.opset_imports.get(node.domain, 1)
         try:
             with np.errstate(all="ignore"):
-                results = ReferenceEvaluator(ir.serde.serialize_node(node), opsets={node.domain: version}).run(None, feeds)
+                results = ReferenceEvaluator(ir.serde.serialize_node(node), opsets={node.domain: version}).run(
+                    None, feeds
+                )
         except Exception as error:  # the evaluator raises whatever NumPy raises
             raise InputError(
                 "a node that computes a shape, mask or position cannot be evaluated",
@@ -221,7 +228,9 @@ class Probe:
             ) from error
         for value, result in zip(node.outputs, results, strict=False):
             self._values[value] = np.asarray(result)
-            self._types[value] = _tensor_type(ir.DataType.from_numpy(self._values[value].dtype), self._values[value].shape)
+            self._types[value] = _tensor_type(
+                ir.DataType.from_numpy(self._values[value].dtype), self._values[value].shape
+            )
 
     def _compute_shape(self, node: ir.Node) -> None:
         source = node.inputs[0]

@@ -65,7 +65,10 @@ def _role(value: ir.Value) -> Role:
     if value.name in _INTEGER_ROLES:
         if value.shape is not None and len(value.shape) != 2:
             raise UnsupportedError(
-                f"input '{value.name}' has rank {len(value.shape)}", where="graph inputs", limit="[batch, sequence]", remedy="export the model again"
+                f"input '{value.name}' has rank {len(value.shape)}",
+                where="graph inputs",
+                limit="[batch, sequence]",
+                remedy="export the model again",
             )
         return _INTEGER_ROLES[value.name]
     if value.shape is not None and len(value.shape) == 4 and is_float(value):

@@ -32,7 +32,9 @@ def _content(value: ir.Value) -> np.ndarray:
 def _check(value: ir.Value, content: np.ndarray) -> None:
     expected = tuple(int(d) for d in value.const_value.shape)  # type: ignore[union-attr]  # an initializer
     if content.shape != expected:
-        raise InputError(f"tensor '{value.name}' has shape {content.shape}", where="initializers", limit=f"declared {expected}")
+        raise InputError(
+            f"tensor '{value.name}' has shape {content.shape}", where="initializers", limit=f"declared {expected}"
+        )
     if content.dtype.kind != "f":
         return
     flat = content.reshape(-1)

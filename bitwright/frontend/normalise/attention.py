@@ -78,7 +78,12 @@ def _visibility(mask: ir.Value | None, node: ir.Node) -> tuple[bool, int]:
     if mask is None:
         return bool(attribute(node, "is_causal", 0)), 0
     source = producer(mask)
-    if source is None or source.op_type != "Mask" or source.domain != BITWRIGHT_DOMAIN or attribute(node, "is_causal", 0):
+    if (
+        source is None
+        or source.op_type != "Mask"
+        or source.domain != BITWRIGHT_DOMAIN
+        or attribute(node, "is_causal", 0)
+    ):
         raise UnsupportedError(
             "the mask of an attention is not understood",
             where=describe(node),

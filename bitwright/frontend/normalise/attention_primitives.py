@@ -76,7 +76,12 @@ def _scores(value: ir.Value | None) -> _Scores | None:
 def _weights(value: ir.Value | None) -> ir.Node | None:
     """The Softmax whose output ``value`` is, looking through a guard against rows that see nothing."""
     node = producer(value)
-    if node is not None and node.op_type == "Where" and scalar(node.inputs[1]) == 0.0 and is_op(node.inputs[0], "IsNaN"):
+    if (
+        node is not None
+        and node.op_type == "Where"
+        and scalar(node.inputs[1]) == 0.0
+        and is_op(node.inputs[0], "IsNaN")
+    ):
         node = producer(node.inputs[2])
     if node is None or node.op_type != "Softmax":
         return None

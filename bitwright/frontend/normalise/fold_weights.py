@@ -37,7 +37,10 @@ def _apply(node: ir.Node, editor: Editor) -> bool:
     tensor = source.const_value
     shape = change(np.broadcast_to(np.zeros((), np.int8), tuple(int(d) for d in tensor.shape))).shape
     lazy = ir.LazyTensor(
-        lambda: ir.tensor(change(np.asarray(tensor.numpy()))), dtype=tensor.dtype, shape=ir.Shape(shape), name=source.name
+        lambda: ir.tensor(change(np.asarray(tensor.numpy()))),
+        dtype=tensor.dtype,
+        shape=ir.Shape(shape),
+        name=source.name,
     )
     folded = editor.tensor(lazy, editor.fresh(str(source.name)))
     editor.replace(node.outputs[0], folded)

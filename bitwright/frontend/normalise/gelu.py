@@ -38,7 +38,9 @@ def _cone(root: ir.Node) -> dict[ir.Value, ir.Node]:
         if node.op_type not in _FUNCTIONS or node.domain or depth > DEPTH:
             continue
         found[node.outputs[0]] = node
-        queue.extend((p, depth + 1) for v in node.inputs if v is not None and (p := v.producer()) is not None and v not in found)
+        queue.extend(
+            (p, depth + 1) for v in node.inputs if v is not None and (p := v.producer()) is not None and v not in found
+        )
     return found
 
 

@@ -87,9 +87,11 @@ def _frontier(work: _Lift) -> list[tuple[ir.Node, int]]:
         for index, value in enumerate(node.inputs):
             if value is None or value in work.dependence.data or value in heavy:
                 continue
-            if value.producer() is not None or work.roles.get(Role.POSITIONS) is value or work.roles.get(Role.MASK) is value:
-                edges.append((node, index))
-            elif node.op_type in ("Slice", "Reshape", "Expand"):
+            if (
+                value.producer() is not None
+                or work.roles.get(Role.POSITIONS) is value
+                or work.roles.get(Role.MASK) is value
+            ) or node.op_type in ("Slice", "Reshape", "Expand"):
                 edges.append((node, index))
     return edges
 
@@ -98,7 +100,11 @@ def _weight_arithmetic(work: _Lift) -> set[ir.Value]:
     """Values computed from large weights alone, such as their transposes: left for the rewrites that fold them lazily."""
     heavy: set[ir.Value] = set()
     for value in list(work.editor.graph.initializers.values()):
-        if value.const_value is not None and value.const_value.size > DECODED_LIMIT and len(value.const_value.shape) > 1:
+        if (
+            value.const_value is not None
+            and value.const_value.size > DECODED_LIMIT
+            and len(value.const_value.shape) > 1
+        ):
             heavy.add(value)
     for node in work.editor.graph:
         outputs_static = all(v in work.dependence.static for v in node.outputs)
@@ -180,7 +186,9 @@ def _expand_target(work: _Lift, node: ir.Node) -> list[int] | None:
         kept = all(len(b) >= -axis and b[axis] == a[axis] for b, a in zip(before, after, strict=True))
         if not kept and len(sizes) > 1:
             raise UnsupportedError(
-                "a value is repeated once per token", where=describe(node), limit="Expand may repeat a constant number of times"
+                "a value is repeated once per token",
+                where=describe(node),
+                limit="Expand may repeat a constant number of times",
             )
         target.append(1 if kept else after[0][axis])
     return target
@@ -292,7 +300,9 @@ def _build(work: _Lift, node: ir.Node, value: ir.Value, kind: str, payload: obje
     first = work.editor.graph[0]
     if kind == "rows":
         table, shape = payload  # type: ignore[misc]  # _position_table builds it
-        rows = work.editor.op(first, "Gather", [work.constant(table, hint), positions], (1, "n", table.shape[1]), axis=0)
+        rows = work.editor.op(
+            first, "Gather", [work.constant(table, hint), positions], (1, "n", table.shape[1]), axis=0
+        )
         return rows if shape == (1, "n", table.shape[1]) else work.editor.reshape(first, rows, shape)
     return work.editor.op(
         first,
@@ -317,7 +327,12 @@ def _name_hint(value: ir.Value) -> str:
         if current in seen:
             continue
         seen.add(current)
-        if current.is_initializer() and current.const_value is not None and current.const_value.size > 1 and is_weight(current):
+        if (
+            current.is_initializer()
+            and current.const_value is not None
+            and current.const_value.size > 1
+            and is_weight(current)
+        ):
             weights.add(str(current.name))
         node = current.producer()
         if node is not None:

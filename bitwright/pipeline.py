@@ -127,6 +127,7 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
     from bitwright.passes.fuse_add_norm import FuseAddNorm
     from bitwright.passes.fuse_glu import FuseGlu
     from bitwright.passes.fuse_linears import FuseLinears
+    from bitwright.passes.fuse_quantize import FuseQuantize
     from bitwright.passes.lower import Lower
     from bitwright.passes.pack_arguments import PackArguments
     from bitwright.passes.quantize import Quantize
@@ -138,6 +139,7 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
         FuseGlu(),
         FuseAddNorm(),
         Quantize(isa),
+        FuseQuantize(),
         Lower(isa, threads=target.cores),
         PackArguments(options.chunk),
     ]
@@ -182,7 +184,7 @@ def load_model(model: str | Path | ImportedModel, tell: Progress) -> ImportedMod
     from bitwright import frontend
 
     tell("read the model")
-    return frontend.load(model, progress=tell)
+    return frontend.load(model, progress=lambda phase, _fraction: tell(f"read the model: {phase}"))
 
 
 def plan_and_program(imported: ImportedModel, options: Options, target: Target, tell: Progress) -> tuple[Plan, Program]:

@@ -17,6 +17,9 @@ packed_linear         inputs, packed tensors [, bias]                 outputs, i
 packed_embedding      ids [n], packed tensors                         outputs, inputs, scheme
 glu                   x [n, 2F] or gate, up [n, F]                    activation (silu, gelu, gelu_tanh)
 add_rms_norm          a, b [n, W], gain -> (a + b, norm)              epsilon
+glu_quantized         as glu -> as quantize_activation                activation, group
+norm_quantized        x, gain [, bias] -> as quantize_activation      kind (rms, layer), epsilon, group
+add_norm_quantized    a, b, gain -> a + b, as quantize_activation     epsilon, group
 ===================== =============================================== ===========================================
 """
 
@@ -62,14 +65,6 @@ def _infer_take_last(call: Any, _context: Any) -> Any:
     return _tensor([1, *_shape(call.args[0])[1:]], str(call.args[0].ty.dtype))
 
 
-def _infer_quantize(call: Any, _context: Any) -> Any:
-    rows, inputs = _shape(call.args[0])
-    group = int(call.attrs["group"])
-    groups = int(inputs) // group if group else 1
-    parts = [_tensor([rows, inputs], "int8"), _tensor([rows, groups], "float32"), _tensor([rows, groups], "int32")]
-    return relax.TupleType(parts)
-
-
 def _infer_packed_linear(call: Any, _context: Any) -> Any:
     return _tensor([_shape(call.args[0])[0], int(call.attrs["outputs"])], "float32")
 
@@ -87,6 +82,25 @@ def _infer_pair(call: Any, _context: Any) -> Any:
     return relax.TupleType([call.args[0].ty, call.args[0].ty])
 
 
+def _quantized(row: Any, call: Any) -> list[Any]:
+    """Types of int8 rows with their scales and sums, for float rows of type ``row``."""
+    rows, width = row.shape.values
+    groups = int(width) // int(call.attrs["group"]) if int(call.attrs["group"]) else 1
+    return [_tensor([rows, width], "int8"), _tensor([rows, groups], "float32"), _tensor([rows, groups], "int32")]
+
+
+def _infer_quantize(call: Any, _context: Any) -> Any:
+    return relax.TupleType(_quantized(call.args[0].ty, call))
+
+
+def _infer_glu_quantized(call: Any, context: Any) -> Any:
+    return relax.TupleType(_quantized(_infer_glu(call, context), call))
+
+
+def _infer_add_norm_quantized(call: Any, _context: Any) -> Any:
+    return relax.TupleType([call.args[0].ty, *_quantized(call.args[0].ty, call)])
+
+
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "linear": _infer_linear,
     "embedding": _infer_embedding,
@@ -99,6 +113,9 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "packed_embedding": _infer_packed_embedding,
     "glu": _infer_glu,
     "add_rms_norm": _infer_pair,
+    "glu_quantized": _infer_glu_quantized,
+    "norm_quantized": _infer_quantize,
+    "add_norm_quantized": _infer_add_norm_quantized,
 }
 
 

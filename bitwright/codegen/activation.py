@@ -33,13 +33,8 @@ def build_quantize_activation(
     Raises:
         UnsupportedError: K or G does not fit.
     """
+    check_groups(inputs, group)
     group = group or inputs
-    if inputs % INPUT_MULTIPLE or group % INPUT_MULTIPLE or inputs % group:
-        raise UnsupportedError(
-            f"cannot quantize activations of {inputs} inputs in groups of {group}",
-            limit=f"groups are multiples of {INPUT_MULTIPLE} that divide the inputs",
-            remedy="use a smaller group, or a16 for this layer",
-        )
     groups = inputs // group
     with kernel(name) as function:
         tokens = symbol("n") if rows is None else rows
@@ -48,11 +43,26 @@ def build_quantize_activation(
         scale = function.tensor("scale", (tokens, groups), "float32")
         total = function.tensor("sum", (tokens, groups), "int32")
         with loop(tokens, "parallel" if rows is None else "serial") as row, loop(groups) as g:
-            _quantize_group(isa.lanes, group, x, x8, scale, total, row, g)
+            quantize_group(isa.lanes, group, (x, row), x8, scale, total, row, g)
     return function.func
 
 
-def _quantize_group(lanes: int, group: int, x: Any, x8: Any, scale: Any, total: Any, row: Any, g: Any) -> None:
+def check_groups(inputs: int, group: int) -> None:
+    """Raises UnsupportedError if rows of ``inputs`` cannot be quantized in groups of ``group`` (0: the whole row)."""
+    group = group or inputs
+    if inputs % INPUT_MULTIPLE or group % INPUT_MULTIPLE or inputs % group:
+        raise UnsupportedError(
+            f"cannot quantize activations of {inputs} inputs in groups of {group}",
+            limit=f"groups are multiples of {INPUT_MULTIPLE} that divide the inputs",
+            remedy="use a smaller group, or a16 for this layer",
+        )
+
+
+def quantize_group(
+    lanes: int, group: int, source: tuple[Any, Any], x8: Any, scale: Any, total: Any, row: Any, g: Any
+) -> None:
+    """Emit the quantization of group ``g`` of a row: ``source`` is (buffer, row index), results go to row ``row``."""
+    x, source_row = source
     vectors = INPUT_MULTIPLE // lanes
     chunks = group // INPUT_MULTIPLE
     single, word, byte = vector("float32", lanes), vector("int32", lanes), vector("int8", lanes)
@@ -67,7 +77,7 @@ def _quantize_group(lanes: int, group: int, x: Any, x8: Any, scale: Any, total: 
         sums[index] = splat(T.int32(0), lanes)
     with loop(chunks) as chunk:
         for index in range(vectors):
-            largest[index] = T.max(largest[index], T.fabs(load(x, [row, column(chunk, index)], lanes)))
+            largest[index] = T.max(largest[index], T.fabs(load(x, [source_row, column(chunk, index)], lanes)))
 
     absmax = Registers(1, "float32")
     absmax[0] = _across(T.max, [largest[index] for index in range(vectors)], lanes, "float32")
@@ -78,7 +88,7 @@ def _quantize_group(lanes: int, group: int, x: Any, x8: Any, scale: Any, total: 
 
     with loop(chunks) as chunk:
         for index in range(vectors):
-            scaled = load(x, [row, column(chunk, index)], lanes) * splat(inverse[0], lanes)
+            scaled = load(x, [source_row, column(chunk, index)], lanes) * splat(inverse[0], lanes)
             rounded = Registers(1, word)
             rounded[0] = T.cast(T.nearbyint(scaled), word)
             sums[index] = sums[index] + rounded[0]

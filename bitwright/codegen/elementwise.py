@@ -5,7 +5,8 @@ Kernel arguments, float32, in order; ``n`` is symbolic unless ``rows=1``:
 ===================== ==================================================================================
 :class:`UnarySpec`    x[n, W], y[n, W]: y = f(x)
 :class:`GluSpec`      packed: x[n, 2 W] (gate columns first, then up), y[n, W]; else gate[n, W], up[n, W], y[n, W]:
-                      y = f(gate) * up
+                      y = f(gate) * up; with ``quantize`` the result is int8 instead of y, as ``quantize_activation``
+                      would make it: x8 i8[n, W], scale f32[n, W/G], sum8 i32[n, W/G]
 :class:`BinarySpec`   a[n, W], b[n, W] (``broadcast``: b[W]), y[n, W]
 ===================== ==================================================================================
 """
@@ -43,13 +44,19 @@ class UnarySpec:
 
 @dataclass(frozen=True)
 class GluSpec:
-    """y = function(gate) * up, rows of ``width``; ``packed``: gate and up are the halves of one input row."""
+    """y = function(gate) * up, rows of ``width``.
+
+    Attributes:
+        packed: gate and up are the halves of one input row.
+        quantize: None for a float result; else group size of an int8 result, 0 for one group per row.
+    """
 
     function: Function
     width: int
     packed: bool = True
     rows: Literal[1] | None = None
     lanes: int = 8
+    quantize: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("activation", self.function, FUNCTIONS)
@@ -58,7 +65,8 @@ class GluSpec:
 
     @property
     def name(self) -> str:
-        return f"{self.function}_glu_{self.width}"
+        suffix = "" if self.quantize is None else f"_a8g{self.quantize}"
+        return f"{self.function}_glu_{self.width}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,7 @@ def build_glu(spec: GluSpec) -> Any:
     """PrimFunc: x, y (packed) or gate, up, y."""
     from bitwright.codegen import vectormath
     from bitwright.codegen.builder import kernel, load, store
+    from bitwright.codegen.row_quantizer import RowOutput
     from bitwright.codegen.rowloop import for_rows, token_extent
 
     function = getattr(vectormath, spec.function)
@@ -117,15 +126,18 @@ def build_glu(spec: GluSpec) -> Any:
         else:
             gate = k.tensor("gate", (n, spec.width), "float32")
             up = k.tensor("up", (n, spec.width), "float32")
-        y = k.tensor("y", (n, spec.width), "float32")
+        result = RowOutput(k, n, spec.width, spec.quantize, spec.lanes)
         up_start = spec.width if spec.packed else 0
 
         def row(i: Any) -> None:
+            y, at = stored = result.row(i)
+
             def piece(offset: Any, lanes: int) -> None:
                 value = function(load(gate, [i, offset], lanes), lanes)
-                store(y, value * load(up, [i, offset + up_start], lanes), [i, offset], lanes)
+                store(y, value * load(up, [i, offset + up_start], lanes), [at, offset], lanes)
 
             vectormath.for_spans(spec.width, 2 * spec.lanes, piece)
+            result.finish(stored, i)
 
         for_rows(n, spec.width, row)
     return k.func

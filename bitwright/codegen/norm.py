@@ -4,7 +4,10 @@ Kernel arguments, float32, in order (parts in brackets as the spec says)::
 
     x[n, W] [, residual[n, W]], gain[W] [, bias[W]] [, sum[n, W] (output)], y[n, W] (output)
 
-With ``residual`` the kernel writes sum = x + residual and normalises the sum. ``n`` is symbolic unless ``rows=1``.
+With ``quantize`` the result is int8 instead of y, as ``quantize_activation`` would make it: x8 i8[n, W], scale
+f32[n, W/G],
+sum8 i32[n, W/G]. With ``residual`` the kernel writes sum = x + residual and normalises the sum. ``n`` is symbolic
+unless ``rows=1``.
 
 RMSNorm (Zhang and Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * gain [+ bias].
 LayerNorm (Ba et al. 2016): y = (x - mean) / sqrt(mean((x - mean)^2) + eps) * gain [+ bias], the
@@ -32,6 +35,7 @@ class NormSpec:
         residual: whether x and residual are added first, and their sum is an output.
         rows: 1 for a decode kernel, None for a symbolic number of tokens.
         lanes: float32 lanes of the target's vectors.
+        quantize: None for a float result; else group size of an int8 result, 0 for one group per row.
     """
 
     kind: Literal["rms", "layer"]
@@ -41,6 +45,7 @@ class NormSpec:
     residual: bool = False
     rows: Literal[1] | None = None
     lanes: int = 8
+    quantize: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("norm kind", self.kind, ("rms", "layer"))
@@ -49,7 +54,12 @@ class NormSpec:
 
     @property
     def name(self) -> str:
-        return f"{'add_' if self.residual else ''}{self.kind}_norm_{self.width}{'_bias' if self.bias else ''}"
+        prefix, bias = "add_" if self.residual else "", "_bias" if self.bias else ""
+        return f"{prefix}{self.kind}_norm_{self.width}{bias}{_suffix(self.quantize)}"
+
+
+def _suffix(quantize: int | None) -> str:
+    return "" if quantize is None else f"_a8g{quantize}"
 
 
 def build_norm(spec: NormSpec) -> Any:
@@ -57,6 +67,7 @@ def build_norm(spec: NormSpec) -> Any:
     from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
     from bitwright.codegen.builder import kernel, load, store
+    from bitwright.codegen.row_quantizer import RowOutput
     from bitwright.codegen.rowloop import for_rows, token_extent
     from bitwright.codegen.vectormath import for_spans, hold, splat
 
@@ -69,7 +80,7 @@ def build_norm(spec: NormSpec) -> Any:
         gain = k.tensor("gain", (width,), "float32")
         bias = k.tensor("bias", (width,), "float32") if spec.bias else None
         total = k.tensor("sum", (n, width), "float32") if spec.residual else x
-        y = k.tensor("y", (n, width), "float32")
+        result = RowOutput(k, n, width, spec.quantize, spec.lanes)
 
         def row(i: Any) -> None:
             def add_residual(offset: Any, lanes: int) -> None:
@@ -93,11 +104,14 @@ def build_norm(spec: NormSpec) -> Any:
             mean_square = _row_sum(width, wide, square) * T.float32(1 / width)
             factor = hold(T.float32(1) / T.sqrt(mean_square + T.float32(spec.eps)))
 
+            y, at = stored = result.row(i)
+
             def write(offset: Any, lanes: int) -> None:
                 value = centred(offset, lanes) * splat(factor, lanes) * load(gain, [offset], lanes)
-                store(y, value if bias is None else value + load(bias, [offset], lanes), [i, offset], lanes)
+                store(y, value if bias is None else value + load(bias, [offset], lanes), [at, offset], lanes)
 
             for_spans(width, wide, write)
+            result.finish(stored, i)
 
         for_rows(n, width, row)
     return k.func

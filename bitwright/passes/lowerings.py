@@ -48,6 +48,11 @@ class Lowering:
         """1 when the first operand has exactly one row, else None (a symbolic number)."""
         return static_rows(self.call.args[0])
 
+    @property
+    def group(self) -> int | None:
+        """Group size of an operator that quantizes its result; None if it does not."""
+        return int(self.call.attrs["group"]) if "group" in self.call.attrs else None
+
     def attribute(self, name: str) -> Any:
         return self.call.attrs[name]
 
@@ -56,7 +61,7 @@ class Lowering:
         if spec not in self.kernels:
             function = build()
             name = str(function.attrs["global_symbol"])
-            # The builder makes the name unique; the symbol is attached from it at the end. Opaque: TVM must not fuse into it.
+            # The builder makes the name unique; the symbol is attached from it at the end. TVM must not fuse into it.
             function = function.without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
             self.kernels[spec] = self.rewriter.builder.add_func(function, name)
         return self.kernels[spec]
@@ -177,12 +182,21 @@ _GLU: dict[str, Any] = {"silu": "silu", "gelu": "gelu_erf", "gelu_tanh": "gelu_t
 def _glu(at: Lowering) -> Any:
     packed = len(at.call.args) == 1
     width = _width(at.call.args[0]) // (2 if packed else 1)
-    spec = GluSpec(_GLU[str(at.attribute("activation"))], width, packed, at.rows, at.isa.lanes)
+    function = _GLU[str(at.attribute("activation"))]
+    spec = GluSpec(function, width, packed, at.rows, at.isa.lanes, at.group)
     return at.emit(at.kernel(spec, lambda: build_glu(spec)), at.call.args)
 
 
-def _add_rms_norm(at: Lowering) -> Any:
-    spec = NormSpec("rms", _width(at.call.args[0]), float(at.attribute("epsilon")), False, True, at.rows, at.isa.lanes)
+def _add_norm(at: Lowering) -> Any:
+    x, epsilon = at.call.args[0], float(at.attribute("epsilon"))
+    spec = NormSpec("rms", _width(x), epsilon, False, True, at.rows, at.isa.lanes, at.group)
+    return at.emit(at.kernel(spec, lambda: build_norm(spec)), at.call.args)
+
+
+def _norm_quantized(at: Lowering) -> Any:
+    kind: Any = str(at.attribute("kind"))
+    x, bias = at.call.args[0], len(at.call.args) > 2
+    spec = NormSpec(kind, _width(x), float(at.attribute("epsilon")), bias, False, at.rows, at.isa.lanes, at.group)
     return at.emit(at.kernel(spec, lambda: build_norm(spec)), at.call.args)
 
 
@@ -253,7 +267,10 @@ LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
     "attention": _attention,
     "attention_full": _attention_full,
     "glu": _glu,
-    "add_rms_norm": _add_rms_norm,
+    "glu_quantized": _glu,
+    "add_rms_norm": _add_norm,
+    "add_norm_quantized": _add_norm,
+    "norm_quantized": _norm_quantized,
     "take_last": _take_last,
 }
 """By the name of one of bitwright's operators."""

@@ -77,3 +77,17 @@ def test_unknown_activation_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnsupportedError, match="no kernel for activation 'mish'") as caught:
         kernels.UnarySpec("mish", 8)  # type: ignore[arg-type]
     assert "gelu_erf" in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_gated_activation_can_quantize_its_result(packed: bool) -> None:
+    plain, quantized = (kernels.GluSpec("silu", 96, packed, quantize=q) for q in (None, 32))
+    gate, up = (np.random.default_rng(s).standard_normal((3, 96)).astype("float32") for s in (1, 2))
+    inputs = [np.concatenate([gate, up], 1)] if packed else [gate, up]
+    (expected,) = call(kernels.build_glu, plain, *inputs, empty(3, 96), outputs=(len(inputs),))
+    results = [np.zeros((3, 96), np.int8), empty(3, 3), np.zeros((3, 3), np.int32)]
+    first = len(inputs)
+    x8, scale, sums = call(kernels.build_glu, quantized, *inputs, *results, outputs=(first, first + 1, first + 2))
+    np.testing.assert_allclose(scale, np.abs(expected.reshape(3, 3, 32)).max(2) / 127, rtol=1e-6)
+    assert np.abs(x8.reshape(3, 3, 32) - expected.reshape(3, 3, 32) / scale[:, :, None]).max() < 0.5 + 1e-3
+    np.testing.assert_array_equal(sums, x8.reshape(3, 3, 32).astype(np.int32).sum(2))

@@ -64,3 +64,25 @@ def test_zero_row_is_zero_and_eps_counts() -> None:
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="no kernel for norm kind 'batch'"):
         NormSpec("batch", 16, 1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("group", [32, 64, 0])
+@pytest.mark.parametrize("rows", [1, None])
+def test_quantized_result_is_the_quantized_norm(rows: int | None, group: int) -> None:
+    spec = NormSpec("rms", 192, 1e-6, residual=True, rows=rows, quantize=group)
+    n, groups = rows or 5, 192 // (group or 192)
+    x, residual, gain = normal(n, 192), normal(n, 192), normal(192)
+    outputs = [empty(n, 192), np.zeros((n, 192), np.int8), empty(n, groups), np.zeros((n, groups), np.int32)]
+    total, x8, scale, sums = call(build_norm, spec, x, residual, gain, *outputs, outputs=(3, 4, 5, 6))
+    expected = reference.rms_norm(x + residual, gain, 1e-6)
+    np.testing.assert_array_equal(total, x + residual)
+    grouped = expected.reshape(n, groups, -1)
+    assert_close(scale, np.abs(grouped).max(2) / 127, NORM)
+    # A code may differ by one where the float result differs in its last bit.
+    assert np.abs(x8.reshape(grouped.shape) - grouped / scale[:, :, None]).max() < 0.5 + 1e-3
+    np.testing.assert_array_equal(sums, x8.reshape(grouped.shape).astype(np.int32).sum(2))
+
+
+def test_a_group_that_does_not_divide_the_width_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="cannot quantize activations of 100 inputs"):
+        build_norm(NormSpec("rms", 100, 1e-6, quantize=32))

@@ -28,7 +28,7 @@ def test_error_is_at_most_half_a_step_inside_the_range(scheme: WeightScheme, see
     groups = scheme.groups(192)
     steps = np.repeat(np.abs(quantized.scales.astype(np.float32)), 192 // groups, axis=1)
     error = np.abs(quantized.dequantize(scheme) - weights)
-    # The symmetric grid reaches 2**(b-1) - 1 steps on one side: the far end may be clipped by up to one step. Rounding the
+    # The symmetric grid reaches 2**(b-1) - 1 steps on one side: the far end may be clipped by a step. Rounding the
     # scale to half precision moves the ends by 2**-11 of the range, the zero point by half a step at each end.
     slack = 1.0 if scheme.symmetric else 0.5
     assert np.all(error <= steps * (0.5 + slack + 2.0**scheme.bits * 2**-11) + 1e-12)

@@ -3,8 +3,8 @@
 Output rows are cut into *tiles* of ``blocks * lanes`` rows, the rows that one pass of a kernel computes. Codes are
 stored as bit planes of widths 8, 4, 2 and 1 (3 = 2+1, 5 = 4+1, 6 = 4+2; the widest plane holds the highest bits). A
 *line* of a plane of width b is ``4 * lanes`` bytes and holds ``lanes`` rows x ``32 / b`` inputs: byte ``4 * row + j``,
-bit field ``f`` is input ``4 * f + j``. A *unit* is the fewest inputs that fill whole lines of every plane; all its lines are
-neighbours, so a kernel reads one linear stream:
+bit field ``f`` is input ``4 * f + j``. A *unit* is the fewest inputs that fill whole lines of every plane; all its
+lines are neighbours, so a kernel reads one linear stream:
 
     codes  u8  [tiles, inputs / unit, blocks, lines, 4 * lanes]
     scales f16 [tiles, groups, blocks, lanes]

@@ -52,7 +52,7 @@ def test_vnni_of_256_bits(mcpu: str) -> None:
 def test_portable_kernels_compile_anywhere_without_half_precision_helpers(
     triple: str, name: str, rows: int | None
 ) -> None:
-    """Without an instruction LLVM would call compiler-rt, which a plain model.so does not link."""
+    """Without an instruction LLVM would call a helper for every single half that is widened."""
     spec = LinearSpec(72, 128, LinearScheme.parse(name), rows=rows)  # type: ignore[arg-type]
     text = assembly(spec, GENERIC, mtriple=triple)
-    assert "__extendhfsf2" not in text and "__gnu_h2f_ieee" not in text
+    assert not re.search(r"\b(callq?|bl|jmp|b)\s+__(extendhfsf2|gnu_h2f_ieee)", text)

@@ -1,7 +1,8 @@
 """Byte dot products: sums of four products of an unsigned code and an int8 activation in each 32-bit lane.
 
 A chain of steps accumulates into a *partial* vector; ``widen`` turns it into int32. Partials of the AVX2 path are
-int16, so a chain may only be ``steps`` long: each step adds at most 2 * (2**bits - 1) * 127 in magnitude to a 16-bit lane.
+int16, so a chain may only be ``steps`` long: each step adds at most 2 * (2**bits - 1) * 127 in magnitude to a
+16-bit lane.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def accumulate_chunk(
         operand: (block, step) -> prepared codes.
         activation: (row, step) -> four activations.
         unroll: steps become straight-line code, else a loop. A loop keeps many accumulators in registers: in
-            straight-line code LLVM prefers to finish one accumulator after the other and spills the operands that they share.
+            straight-line code LLVM finishes one accumulator after the other and spills the operands that they share.
     """
     length = min(dot.steps, CHUNK_STEPS)
 

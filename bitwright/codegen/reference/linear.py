@@ -55,8 +55,9 @@ def linear_a8(x8: Array, scale: Array, codes: Array, scales: Array, zeros: Array
     outputs = codes.shape[0]
     centred = codes.reshape(outputs, groups, -1).astype(np.int64) - zeros.astype(np.int64)[..., None]
     exact = np.einsum("tgk,ogk->tgo", x8.reshape(tokens, groups, -1).astype(np.int64), centred)
-    y = np.einsum("tgo,tg,og->to", exact.astype(np.float64), scale.astype(np.float64), scales.astype(np.float64))
-    return (y if bias is None else y + bias).astype(np.float32)
+    y: Array = np.einsum("tgo,tg,og->to", exact.astype(np.float64), scale.astype(np.float64), scales.astype(np.float64))
+    result: Array = (y if bias is None else y + bias).astype(np.float32)
+    return result
 
 
 def linear(x: Array, weights: Array, bias: Array | None = None) -> Array:

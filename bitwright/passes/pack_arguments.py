@@ -3,7 +3,7 @@
 In: ``(tokens..., position, k_cache.0, v_cache.0, ..., parameter variables)``. Out: ``(tokens..., position, state,
 weights)``
 (encoder: ``(tokens..., weights)``), state and weights being tuples in the order of ``program.parameters``: every entry
-point takes the same two objects.
+point takes the same two objects. The tuples are untyped: the VM would check every tensor of a typed one at every call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from bitwright.passes.base import bindings, functions
 from bitwright.program import Program
@@ -34,21 +34,19 @@ class PackArguments:
         others = {v: program.module[v] for v in program.module.get_global_vars()}
         others = {v: f for v, f in others.items() if not isinstance(f, relax.Function)}
         builder = relax.BlockBuilder(tvm.IRModule(others))
-        types = {name: relax.TensorType(list(p.shape), p.dtype) for name, p in program.parameters.items()}
+        order = {name: i for i, name in enumerate(program.parameters)}
         for name, function in functions(program.module):
-            _repack(builder, name, function, types, self.chunk)
+            _repack(builder, name, function, order, self.chunk)
         return replace(program, module=builder.get())
 
 
-def _repack(builder: Any, name: str, function: Any, types: dict[str, Any], chunk: int) -> None:
+def _repack(builder: Any, name: str, function: Any, order: dict[str, int], chunk: int) -> None:
     count = int(function.attrs["num_input"])
     inputs = list(function.params[:count])
     state = [v for v in inputs if v.name.startswith(("k_cache.", "v_cache."))]
     plain = inputs[: count - len(state)]
-    weights_tuple = relax.Var("weights", relax.TupleType(list(types.values())))
-    state_tuple = relax.Var("state", relax.TupleType([v.ty for v in state]))
+    weights_tuple, state_tuple = (relax.Var(name, relax.ObjectType()) for name in ("weights", "state"))
     arguments = [*plain, *([state_tuple] if state else []), weights_tuple]
-    order = {parameter: i for i, parameter in enumerate(types)}
     attrs = {"tir_var_upper_bound": {"n": chunk}}
     with builder.function(name, attrs=attrs, private=False):
         with builder.dataflow():
@@ -63,7 +61,11 @@ def _repack(builder: Any, name: str, function: Any, types: dict[str, Any], chunk
 
 
 def _unpack(builder: Any, whole: Any, variables: Sequence[Any], indices: Sequence[int]) -> dict[Any, Any]:
-    return {v: builder.emit(relax.TupleGetItem(whole, i)) for v, i in zip(variables, indices, strict=True)}
+    def element(variable: Any, index: int) -> Any:
+        position = tirx.IntImm("int64", index)
+        return relax.call_pure_packed("vm.builtin.tuple_getitem", whole, position, ty_args=[variable.ty])
+
+    return {v: builder.emit(element(v, i)) for v, i in zip(variables, indices, strict=True)}
 
 
 def _substitute(value: Any, mapping: dict[Any, Any]) -> Any:

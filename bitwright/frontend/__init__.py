@@ -1,7 +1,7 @@
 """The frontend: any supported model becomes one canonical ONNX graph.
 
-``load`` is the whole of it. A reader per kind of file (``onnx_file``, ``huggingface``, ``gguf``, ``builtin``) checks what it reads and hands a raw graph to
-``normalise``; ``canonical`` states what comes out.
+``load`` is the whole of it. A reader per kind of file (``onnx_file``, ``huggingface``, ``gguf``, ``builtin``) checks
+what it reads and hands a raw graph to ``normalise``; ``canonical`` states what comes out.
 """
 
 from __future__ import annotations

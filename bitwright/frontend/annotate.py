@@ -12,18 +12,21 @@ FIRST, SECOND = (7, 11), (5, 18)
 
 
 def annotate(model: ir.Model, roles: Roles) -> None:
-    """Write shapes with dimensions ``int``, ``"n"``, ``"p"`` and ``"n+p"`` on all values; ``"?"`` marks any other variation."""
+    """Write shapes with dimensions ``int``, ``"n"``, ``"p"`` and ``"n+p"`` on all values; ``"?"`` marks any other
+    variation.
+    """
     cached = bool(roles.past)
     points = (FIRST, SECOND) if cached else ((FIRST[0], 0), (SECOND[0], 0))
     values = [v for node in model.graph for v in node.outputs]
-    first, second = (Probe(model, roles, *at).shapes(values) for at in points)
+    probes = [Probe(model, roles, *at) for at in points]
+    first, second = (probe.shapes(values) for probe in probes)
     for value, a, b in zip(values, first, second, strict=True):
         if a is None or b is None or len(a) != len(b):
             value.shape = None
             continue
         value.shape = ir.Shape([_dimension(x, y, *points) for x, y in zip(a, b, strict=True)])
         if value.dtype is None:
-            value.dtype = ir.DataType.FLOAT
+            value.dtype = probes[0].dtype(value)
     for value, role in roles.items():
         if role is Role.PAST:
             shape = roles.concrete_shape(value, *FIRST)

@@ -39,8 +39,8 @@ def assemble(source: Source, progress: weights.Progress | None = None) -> Import
     if progress is not None:
         progress("normalise", 0.0)
     roles = normalise(model, source.context)
-    kind, layers = interface.settle(model, roles)
     validate(model)
+    kind, layers = interface.settle(model, roles)
     digests = weights.settle(model, progress)
     return ImportedModel(
         graph=model,

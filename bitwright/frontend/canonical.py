@@ -103,9 +103,7 @@ def _is_attention(node: ir.Node) -> bool:
     return paired and flat and heads and window and inputs[3] is None and attribute(node, "scale") is not None
 
 
-_ATTENTION = _Rule(
-    _is_attention, "3-D q, k and v, no mask, cache from the graph's inputs, q_num_heads, kv_num_heads and scale given"
-)
+_ATTENTION = _Rule(_is_attention, "3-D q, k and v, no mask, cache from the graph's inputs, head counts and scale given")
 RULES: dict[tuple[str, str], _Rule] = {
     ("", "Gather"): _Rule(_is_table_lookup, "rows of a constant table picked by an input, axis 0"),
     ("", "MatMul"): _Rule(_is_linear, "[1, n, in] times a weight [in, out]"),
@@ -138,7 +136,7 @@ def validate(model: ir.Model) -> None:
             raise UnsupportedError(
                 f"op {node.domain or 'ai.onnx'}::{node.op_type} is not understood here",
                 where=describe(node),
-                limit="the canonical ops; no rewrite in bitwright/frontend/normalise matched this one and its neighbours",
+                limit="the canonical ops; no rewrite in bitwright/frontend/normalise matched this one",
                 remedy="export the model with torch.onnx.export(dynamo=True, opset_version=23), or add a rewrite",
             )
         if not rule.holds(node):

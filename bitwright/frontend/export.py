@@ -42,8 +42,9 @@ def export_decoder(model: Any, opset: int = OPSET) -> ir.Model:
         model: in evaluation mode, float32, with the attention implementation already chosen.
         opset: of the result; 23 keeps attention as one op.
 
-    Returns: inputs ``input_ids``, ``attention_mask``, ``position_ids`` int64 and ``past_key_values.{i}.key|value`` [1, kv heads, past, size];
-    outputs ``logits`` [1, tokens, vocabulary] and ``present.{i}.key|value``. Initializers keep the names of the module's parameters, and share its memory.
+    Returns: inputs ``input_ids``, ``attention_mask``, ``position_ids`` int64 and ``past_key_values.{i}.key|value``
+        [1, kv heads, past, size]; outputs ``logits`` [1, tokens, vocabulary] and ``present.{i}.key|value``.
+        Initializers keep the names of the module's parameters, and share its memory.
 
     Raises:
         UnsupportedError: where the model cannot be exported.
@@ -104,7 +105,8 @@ def export_decoder(model: Any, opset: int = OPSET) -> ir.Model:
 
 
 def export_encoder(model: Any, opset: int = OPSET) -> ir.Model:
-    """Export a transformers encoder: ``input_ids``, ``attention_mask`` and, where the model has them, ``token_type_ids`` -> ``hidden`` [1, tokens, width].
+    """Export a transformers encoder: ``input_ids``, ``attention_mask`` and, where the model has them,
+    ``token_type_ids`` -> ``hidden`` [1, tokens, width].
 
     Raises:
         UnsupportedError: where the model cannot be exported.

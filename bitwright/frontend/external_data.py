@@ -30,7 +30,8 @@ def check(model: ir.Model, path: Path) -> None:
     """Check every tensor of the model read from ``path``.
 
     Raises:
-        InputError: where external data lies outside the model's folder, is missing or too short, or a tensor claims more than its file holds.
+        InputError: where external data lies outside the model's folder, is missing or too short, or a tensor claims
+            more than its file holds.
     """
     size = path.stat().st_size
     for tensor in tensors(model):

@@ -47,7 +47,9 @@ def _check_metadata(header: GgufHeader, where: str) -> None:
         raise broken(where, f"general.architecture is {architecture!r}", "the name of an architecture")
     for name in _SIZES:
         size = header.metadata.get(f"{architecture}.{name}")
-        if size is not None and (not isinstance(size, (int, list)) or (isinstance(size, int) and not 0 < size < 1 << 31)):
+        if size is not None and (
+            not isinstance(size, (int, list)) or (isinstance(size, int) and not 0 < size < 1 << 31)
+        ):
             raise broken(where, f"{architecture}.{name} is {size!r}", "a positive 31-bit integer")
     layers = header.metadata.get(f"{architecture}.block_count", 0)
     if isinstance(layers, int) and layers > len(header.tensors):
@@ -81,7 +83,8 @@ def _tokenizer(path: Path, header: GgufHeader) -> bytes | None:
 def split_digits(text: str) -> str:
     """Let a tokenizer treat every digit by itself, as SmolLM does.
 
-    GGUF names this pre-tokenizer ``smollm``; transformers' conversion ignores the name, and every number would be split wrongly.
+    GGUF names this pre-tokenizer ``smollm``; transformers' conversion ignores the name, and every number would be
+    split wrongly.
     """
     spec = json.loads(text)
     digits = {"type": "Digits", "individual_digits": True}

@@ -1,7 +1,7 @@
 """Checks of a GGUF file before any library opens it.
 
-Layout (github.com/ggml-org/ggml, docs/gguf.md): magic ``GGUF``, version, counts of tensors and of key-value pairs, the pairs, the tensors' names,
-sizes, types and offsets, then the data at a multiple of the alignment.
+Layout (github.com/ggml-org/ggml, docs/gguf.md): magic ``GGUF``, version, counts of tensors and of key-value pairs,
+the pairs, the tensors' names, sizes, types and offsets, then the data at a multiple of the alignment.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading and editing an ``onnx_ir`` graph: the few operations that every rewrite needs.
 
-A *dimension* is an ``int`` or the name of one that varies: ``"n"`` (tokens of this call), ``"p"`` (tokens already in the cache) or
-``"n+p"``.
+A *dimension* is an ``int`` or the name of one that varies: ``"n"`` (tokens of this call), ``"p"`` (tokens already in
+the cache) or ``"n+p"``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def settle(model: ir.Model, roles: Roles) -> tuple[Kind, tuple[CacheShape, ...]]
     Returns: what kind of model it is, and the cache of each attention (none for an encoder).
 
     Raises:
-        UnsupportedError: for a cached tensor that no attention reads, or where the output is not one tensor over tokens.
+        UnsupportedError: for a cached tensor that no attention reads, or where the output is not one tensor over
+            tokens.
     """
     graph = model.graph
     nodes = attentions(model)

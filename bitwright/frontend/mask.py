@@ -18,7 +18,8 @@ Form = Literal["visible", "hidden", "additive"]
 class Mask:
     """A query at absolute position i sees keys j <= i if ``causal``, and only j > i - window if ``window`` is not 0.
 
-    ``form`` says how the graph writes it: ``visible`` (True = visible), ``hidden`` (True = hidden) or ``additive`` (0 = visible).
+    ``form`` says how the graph writes it: ``visible`` (True = visible), ``hidden`` (True = hidden) or ``additive`` (0
+    = visible).
     """
 
     form: Form
@@ -77,14 +78,13 @@ def _fit(
 
 
 def _matrix(content: np.ndarray, n: int, p: int) -> list[tuple[Form, np.ndarray]]:
-    """Readings of a mask as "query sees key" bool [n, n+p]; empty if it has another shape or values between shown and hidden."""
-    flat = (
-        content.reshape(content.shape[-2:])
-        if content.ndim >= 2 and content.size == np.prod(content.shape[-2:])
-        else None
-    )
-    if flat is None or flat.shape[0] not in (1, n) or flat.shape[1] not in (1, n + p):
+    """Readings of a mask as "query sees key" bool [n, n+p]; empty if it has another shape or values between shown and
+    hidden.
+    """
+    rows, columns = (content.shape[axis] if content.ndim >= 2 else 0 for axis in (-2, -1))
+    if content.size != rows * columns or rows not in (1, n) or columns not in (1, n + p):
         return []
+    flat = content.reshape(rows, columns)
     flat = np.broadcast_to(flat, (n, n + p))
     if flat.dtype == np.bool_:
         return [("visible", flat), ("hidden", ~flat)]

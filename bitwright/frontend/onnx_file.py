@@ -45,7 +45,6 @@ def read(path: Path, context: int | None) -> Source:
 
 def _load(path: Path) -> ir.Model:
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         size = path.stat().st_size
@@ -57,12 +56,14 @@ def _load(path: Path) -> ir.Model:
                 remedy="store weights as external data",
             )
         proto = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise _malformed(path, error) from error
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(
             "the file cannot be read", where=str(path), limit=error.strerror, remedy="check the path"
         ) from error
+    except Exception as error:  # protobuf's decoder raises classes of its own
+        raise _malformed(path, error) from error
     if not proto.graph.node or not proto.opset_import:
         raise InputError(
             "the file holds no ONNX graph",

@@ -1,11 +1,12 @@
 """Semantic probing: evaluate the part of a graph that depends on lengths and positions only.
 
-Attention masks, rotary tables and shape arithmetic depend on the number of new tokens n, the number of cached tokens p, on
-``position_ids`` and on ``attention_mask``, never on what the tokens are. Such values are called *structural*. Instead of recognising how each
-exporter spells them, a ``Probe`` computes them for one (n, p) with every position visible, and the caller decides from the numbers what they mean.
+Attention masks, rotary tables and shape arithmetic depend on the number of new tokens n, the number of cached tokens
+p, on ``position_ids`` and on ``attention_mask``, never on what the tokens are. Such values are called *structural*.
+Instead of recognising how each exporter spells them, a ``Probe`` computes them for one (n, p) with every position
+visible, and the caller decides from the numbers what they mean.
 
-Values are computed with ONNX's reference evaluator, shapes with ONNX's shape inference, node by node and only where asked for: the shape
-of an activation is known without computing the activation.
+Values are computed with ONNX's reference evaluator, shapes with ONNX's shape inference, node by node and only where
+asked for: the shape of an activation is known without computing the activation.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 # Inputs whose values decide the shape of the output.
 _SHAPE_OPERANDS: dict[str, tuple[int, ...]] = {
-    "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Split": (1,), "Pad": (1, 3), "Slice": (1, 2, 3, 4),
-    "Range": (0, 1, 2), "ConstantOfShape": (0,), "OneHot": (1,), "TopK": (1,), "SplitToSequence": (1,), "SequenceAt": (1,),
-    "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceProd": (1,), "ReduceL2": (1,), "ReduceSumSquare": (1,),
+    "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Split": (1,), "Pad": (1, 3),
+    "Slice": (1, 2, 3, 4), "Range": (0, 1, 2), "ConstantOfShape": (0,), "OneHot": (1,), "TopK": (1,),
+    "SplitToSequence": (1,), "SequenceAt": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,),
+    "ReduceMin": (1,), "ReduceProd": (1,), "ReduceL2": (1,), "ReduceSumSquare": (1,),
 }  # fmt: skip
 
 
@@ -107,6 +109,10 @@ class Probe:
             raise UnsupportedError("a sequence of tensors has no shape", where=_where(wanted))
         return found
 
+    def dtype(self, known: ir.Value) -> ir.DataType:
+        """Element type of a value whose shape was asked for."""
+        return ir.DataType(self._types[known].tensor_type.elem_type)
+
     def _evaluate(self, want_value: set[ir.Value], want_shape: set[ir.Value]) -> None:
         """Compute what is wanted and everything above it that is not known yet, in graph order."""
         plan: dict[ir.Node, bool] = {}  # node -> whether its content is needed, not only its shape
@@ -118,8 +124,7 @@ class Probe:
             if (
                 node is None
                 or value in (self._values if by_value else self._types)
-                or (plan.get(node, False) >= by_value
-                and node in plan)
+                or (plan.get(node, False) >= by_value and node in plan)
             ):
                 continue
             plan[node] = by_value
@@ -150,7 +155,7 @@ class Probe:
                 remedy="export the model without data-dependent control flow",
             )
         held = self._values[value]
-        return held if isinstance(held, (np.ndarray, list)) else np.asarray(held.numpy())
+        return np.asarray(held) if isinstance(held, np.ndarray) else np.asarray(held.numpy())
 
     def _infer(self, node: ir.Node) -> None:
         import onnx
@@ -199,8 +204,8 @@ class Probe:
 
     def _sized(self, value: ir.Value) -> tuple[int, ...]:
         """Concrete shape of a value whose dimensions are already given in n and p."""
-        sizes: dict[int | str, int] = {"n": self.n, "p": self.p, "n+p": self.n + self.p}
-        return tuple(sizes.get(d, d) for d in dims(value) or ())  # type: ignore[misc]  # other names do not occur here
+        sizes = {"n": self.n, "p": self.p, "n+p": self.n + self.p}
+        return tuple(d if isinstance(d, int) else sizes[d] for d in dims(value) or ())
 
     def _compute(self, node: ir.Node) -> None:
         from onnx.reference import ReferenceEvaluator

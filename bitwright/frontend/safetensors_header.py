@@ -1,6 +1,7 @@
 """Checks of a safetensors file before any library opens it.
 
-Layout: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data, without gaps or overlaps.
+Layout: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data,
+without gaps or overlaps.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from bitwright.frontend.json_file import parse_object
 
 HEADER_LIMIT = 100_000_000  # bytes, the format's own
 BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
-    "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64,
 }  # fmt: skip
 
 
@@ -63,8 +65,10 @@ def _entry(name: str, found: Any, data: int, where: str) -> TensorEntry:
     spot = f"tensor '{name}' of {where}"
     if not isinstance(found, dict):
         raise _broken(spot, "its entry is not an object", "dtype, shape and data_offsets")
-    dtype, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
-    if dtype not in BITS:
+    dtype: Any = found.get("dtype")
+    shape: Any = found.get("shape")
+    offsets: Any = found.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise _broken(spot, f"dtype {dtype!r}", f"one of {', '.join(BITS)}")
     if not _naturals(shape) or len(shape) > 8:
         raise _broken(spot, f"shape {str(shape)[:80]}", "at most 8 non-negative integers")

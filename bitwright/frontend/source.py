@@ -8,7 +8,10 @@ from bitwright.errors import InputError
 from bitwright.frontend import builtin
 from bitwright.frontend.assemble import Source
 
-_REMEDY = f"give an .onnx file, a .gguf file, a folder with config.json and safetensors, or one of: {', '.join(builtin.PACKAGES)}"
+_REMEDY = (
+    "give an .onnx file, a .gguf file, a folder with config.json and safetensors, or one of: "
+    f"{', '.join(builtin.PACKAGES)}"
+)
 
 
 def read(model: str | Path, context: int | None) -> Source:

@@ -75,8 +75,8 @@ def load_model(config: Any, folder: Path, elements: int, **where: str) -> Any:
     """The module with its weights, float32, in evaluation mode.
 
     Args:
-        elements: numbers that the weight files hold; a config that asks for many more is refused before they are allocated.
-        where: ``gguf_file`` for a GGUF.
+        elements: numbers that the weight files hold; a config that asks for many more is refused before they are
+            allocated. where: ``gguf_file`` for a GGUF.
 
     Raises:
         InputError: where weights are missing, have other shapes than the config says, or cannot be read.
@@ -158,7 +158,7 @@ def _translated(error: Exception, where: str, what: str) -> BitwrightError:
             "this architecture is not supported by the installed transformers",
             where=where,
             limit=limit,
-            remedy="use a model of a known architecture (no remote code is run), or export it to ONNX and pass the .onnx file",
+            remedy="use a known architecture (no remote code is run), or export it and pass the .onnx file",
         )
     return InputError(
         f"the {what} of the model cannot be loaded", where=where, limit=limit, remedy="download the model again"

@@ -30,7 +30,7 @@ def _content(value: ir.Value) -> np.ndarray:
 
 
 def _check(value: ir.Value, content: np.ndarray) -> None:
-    expected = tuple(int(d) for d in value.const_value.shape)  # type: ignore[union-attr]  # an initializer
+    expected = tuple(int(d) for d in value.const_value.shape)
     if content.shape != expected:
         raise InputError(
             f"tensor '{value.name}' has shape {content.shape}", where="initializers", limit=f"declared {expected}"

@@ -1,7 +1,8 @@
 """Normalisation: the ordered list of rewrites that turns any supported graph into canonical ONNX.
 
-Three stages: spelling that carries no meaning goes first (``PREPARE``); then everything that depends on lengths and positions only is replaced by what it
-means (``structure.lift``); then patterns of primitives become the canonical ops (``REWRITES``), until none applies.
+Three stages: spelling that carries no meaning goes first (``PREPARE``); then everything that depends on lengths and
+positions only is replaced by what it means (``structure.lift``); then patterns of primitives become the canonical ops
+(``REWRITES``), until none applies.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import onnx_ir as ir
 from bitwright.errors import UnsupportedError
 from bitwright.frontend.annotate import annotate
 from bitwright.frontend.graph import BITWRIGHT_DOMAIN, OPSET, Editor, sweep
+from bitwright.frontend.lift import lift
+from bitwright.frontend.lift.survey import SMALLEST_CONTEXT
 from bitwright.frontend.normalise import (
     attention,
     attention_primitives,
+    batch_axis,
     constants,
     empty_operands,
     float_cast,
@@ -33,7 +37,6 @@ from bitwright.frontend.normalise import (
     transposing,
 )
 from bitwright.frontend.normalise.rewrite import Rewrite, run_to_fixpoint
-from bitwright.frontend.normalise.structure import SMALLEST_CONTEXT, lift
 from bitwright.frontend.roles import Roles
 from bitwright.frontend.widen import widen
 
@@ -50,8 +53,10 @@ PREPARE: tuple[Rewrite, ...] = (
 UPGRADE: tuple[Rewrite, ...] = (reduce_axes.REWRITE,)
 
 REWRITES: tuple[Rewrite, ...] = (
+    float_cast.REWRITE,  # again: only now are all types known
     reshaping.REWRITE,
     transposing.REWRITE,
+    batch_axis.REWRITE,
     empty_operands.REWRITE,
     neutral.REWRITE,
     gemm.REWRITE,
@@ -63,12 +68,15 @@ REWRITES: tuple[Rewrite, ...] = (
     gelu.REWRITE,
     rotary.REWRITE,
     attention_primitives.REWRITE,
-    attention.REWRITE,
 )
+
+# Last: only now do keys and values stand as the cache, the repetition and the transposes leave them.
+ATTENTION: tuple[Rewrite, ...] = (attention.REWRITE, *REWRITES)
 
 
 def normalise(model: ir.Model, context: int) -> Roles:
-    """Bring ``model`` to canonical form in place, all but its interface (``interface.py``); tables get ``context`` rows.
+    """Bring ``model`` to canonical form in place, all but its interface (``interface.py``); tables get ``context``
+    rows.
 
     Raises:
         UnsupportedError: naming the node, op and domain that is not understood.
@@ -95,5 +103,6 @@ def normalise(model: ir.Model, context: int) -> Roles:
     model.opset_imports[""] = OPSET
     model.opset_imports[BITWRIGHT_DOMAIN] = 1
     run_to_fixpoint(REWRITES, editor)
+    run_to_fixpoint(ATTENTION, editor)
     sweep(model)
     return roles

@@ -1,7 +1,7 @@
 """``Attention`` on [1, heads, tokens, size] becomes the canonical one on [1, tokens, heads*size].
 
-The concatenation with the cache moves inside (inputs 4 and 5, outputs 1 and 2), K and V are no longer repeated for groups of query heads, and the mask
-becomes ``is_causal``, or ``window`` of ``bitwright::Attention``.
+The concatenation with the cache moves inside (inputs 4 and 5, outputs 1 and 2), K and V are no longer repeated for
+groups of query heads, and the mask becomes ``is_causal``, or ``window`` of ``bitwright::Attention``.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _apply(node: ir.Node, editor: Editor) -> bool:
         raise UnsupportedError(
             "the keys and values of an attention are not understood",
             where=describe(node),
-            limit=f"q {q_shape}, k {k_shape}, v {v_shape}; K and V are the cache followed by the new tokens, for whole groups of query heads",
+            limit=f"q {q_shape}, k {k_shape}, v {v_shape}; K and V are the cache, then the new tokens",
             remedy="export the model with a plain key-value cache",
         )
     heads, kv_heads, head_dim, value_dim = (int(s) for s in (q_shape[1], k_shape[1], k_shape[3], v_shape[3]))

@@ -1,7 +1,8 @@
 """``softmax(q @ k^T * scale + mask) @ v`` in primitives becomes ``Attention`` on [1, heads, tokens, size].
 
-Source of the formula: Vaswani et al. 2017. The scale may stand on q, on k, on both or on the scores, as a product or a quotient; a soft cap
-``c * tanh(scores / c)`` (Gemma 2) may stand before the mask; the mask may be added or selected with ``Where``.
+Source of the formula: Vaswani et al. 2017. The scale may stand on q, on k, on both or on the scores, as a product or
+a quotient; a soft cap ``c * tanh(scores / c)`` (Gemma 2) may stand before the mask; the mask may be added or selected
+with ``Where``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ def scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
             return value, factor
 
 
+def _producer(value: ir.Value | None) -> ir.Node:
+    node = producer(value)
+    assert node is not None  # the caller has matched its op
+    return node
+
+
 def _unmasked(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
     """(scores, mask) of ``scores + mask``, ``where(mask, scores, -inf)`` or ``where(mask, -inf, scores)``."""
     node = producer(value)
@@ -48,8 +55,8 @@ def _unmasked(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]
             if is_op(mask, "Mask", domain=BITWRIGHT_DOMAIN):
                 return scores, mask
     if node is not None and node.op_type == "Where" and is_op(node.inputs[0], "Mask", domain=BITWRIGHT_DOMAIN):
-        form = attribute(node.inputs[0].producer(), "form")  # type: ignore[union-attr]  # is_op saw the producer
-        scores, hidden = (node.inputs[1], node.inputs[2]) if form == "visible" else (node.inputs[2], node.inputs[1])
+        shown = attribute(_producer(node.inputs[0]), "form") == "visible"
+        scores, hidden = (node.inputs[1], node.inputs[2]) if shown else (node.inputs[2], node.inputs[1])
         number = scalar(hidden)
         if number is not None and number <= HIDDEN_BELOW:
             return scores, node.inputs[0]
@@ -62,7 +69,7 @@ def _scores(value: ir.Value | None) -> _Scores | None:
     softcap = 0.0
     if is_op(value, "Tanh"):
         softcap = factor
-        value, factor = scaled(producer(value).inputs[0])  # type: ignore[union-attr]  # is_op saw the producer
+        value, factor = scaled(_producer(value).inputs[0])
         factor *= softcap
     product = producer(value)
     if product is None or product.op_type != "MatMul":
@@ -97,9 +104,17 @@ def _apply(node: ir.Node, editor: Editor) -> bool:
     k = editor.transpose(node, scores.k_transposed, (0, 1, 3, 2))
     shape: Dims | None = dims(node.outputs[0])
     attributes = {"scale": scores.scale, "softcap": scores.softcap, "is_causal": 0}
-    attended = editor.op(node, "Attention", [scores.q, k, v, scores.mask], shape, **attributes)
+    mask = None if scores.mask is None else _visible(scores.mask, node, editor)
+    attended = editor.op(node, "Attention", [scores.q, k, v, mask], shape, **attributes)
     editor.replace(node.outputs[0], attended)
     return True
+
+
+def _visible(mask: ir.Value, node: ir.Node, editor: Editor) -> ir.Value:
+    """The same mask in the form that ``Attention`` takes, True = visible."""
+    found = _producer(mask)
+    attributes = {"form": "visible", "causal": attribute(found, "causal"), "window": attribute(found, "window")}
+    return editor.op(node, "Mask", [], dims(mask), domain=BITWRIGHT_DOMAIN, dtype=ir.DataType.BOOL, **attributes)
 
 
 REWRITE = Rewrite("attention primitives", (Key("MatMul"),), _apply)

@@ -1,4 +1,6 @@
-"""Operands of size 0 are dropped from a concatenation (the part of a head that a full rotary embedding passes through)."""
+"""Operands of size 0 are dropped from a concatenation (the part of a head that a full rotary embedding passes
+through).
+"""
 
 from __future__ import annotations
 

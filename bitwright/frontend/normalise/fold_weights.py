@@ -44,6 +44,7 @@ def _apply(node: ir.Node, editor: Editor) -> bool:
     )
     folded = editor.tensor(lazy, editor.fresh(str(source.name)))
     editor.replace(node.outputs[0], folded)
+    editor.graph.remove(node, safe=True)
     if not source.uses():  # the only reader is folded away: the weight keeps its name
         name = str(source.name)
         del editor.graph.initializers[name]

@@ -1,12 +1,14 @@
 """Spellings of GELU in elementary functions become ``Gelu``, recognised by what they compute.
 
-A sub-graph of elementwise ops with one input and scalar constants is a function of one number. It is evaluated on a grid and compared with
-GELU (Hendrycks & Gimpel 2016), exact (``approximate="none"``) and in its tanh approximation.
+A sub-graph of elementwise ops with one input and scalar constants is a function of one number. It is evaluated on a
+grid and compared with GELU (Hendrycks & Gimpel 2016), exact (``approximate="none"``) and in its tanh approximation.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,9 +21,10 @@ TOLERANCE = 1e-5  # constants such as sqrt(2/pi) are rounded to float32 or to a 
 DEPTH = 16
 
 _erf = np.vectorize(math.erf)
-_FUNCTIONS = {
-    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power, "Tanh": np.tanh, "Erf": _erf, "Neg": np.negative,
-    "Sqrt": np.sqrt, "Exp": np.exp, "Reciprocal": np.reciprocal, "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power, "Sqrt": np.sqrt,
+    "Reciprocal": np.reciprocal, "Neg": np.negative, "Exp": np.exp, "Tanh": np.tanh, "Erf": _erf,
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
 }  # fmt: skip
 CANDIDATES = {
     "none": 0.5 * GRID * (1 + _erf(GRID / math.sqrt(2))),

@@ -1,4 +1,5 @@
-"""``(x - mean(x)) / sqrt(mean((x - mean(x))**2) + eps)`` over the last axis becomes ``LayerNormalization`` (gain 1, bias 0).
+"""``(x - mean(x)) / sqrt(mean((x - mean(x))**2) + eps)`` over the last axis becomes ``LayerNormalization`` (gain 1,
+bias 0).
 
 Source of the formula: Ba, Kiros & Hinton 2016.
 """

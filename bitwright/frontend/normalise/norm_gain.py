@@ -1,4 +1,6 @@
-"""A constant vector multiplied to a normalisation becomes its gain; one added to it becomes a LayerNormalization's bias."""
+"""A constant vector multiplied to a normalisation becomes its gain; one added to it becomes a LayerNormalization's
+bias.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``Squeeze``, ``Unsqueeze`` and ``Flatten`` are spelled ``Reshape``; reshapes of reshapes collapse; those that change nothing vanish."""
+"""``Squeeze``, ``Unsqueeze`` and ``Flatten`` are spelled ``Reshape``; reshapes of reshapes collapse; those that
+change nothing vanish.
+"""
 
 from __future__ import annotations
 

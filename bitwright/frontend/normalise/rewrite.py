@@ -33,7 +33,8 @@ class Rewrite:
     Attributes:
         name: for people.
         keys: the ops it starts from; any of them.
-        apply: edits the graph around one such node; returns whether it changed anything. It must leave the graph alone when the pattern
+        apply: edits the graph around one such node; returns whether it changed anything. It must leave the graph
+            alone when the pattern
             does not fit.
     """
 

@@ -1,6 +1,7 @@
 """``x / sqrt(mean(x**2) + eps)`` over the last axis becomes ``RMSNormalization`` with a gain of ones.
 
-Source of the formula: Zhang & Sennrich 2019, as exporters spell it: Pow or Mul, ReduceMean, Add, Sqrt, then Reciprocal and Mul, or Div.
+Source of the formula: Zhang & Sennrich 2019, as exporters spell it: Pow or Mul, ReduceMean, Add, Sqrt, then
+Reciprocal and Mul, or Div.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``x * cos + rotate_half(x) * sin`` becomes ``RotaryEmbedding`` on [1, n, heads*size] with constant tables.
 
-Source of the formula: Su et al. 2021, in the half-split layout of GPT-NeoX: element i pairs with i + R/2. The angles may be anything that depends on the
-position only, so every variant of frequency scaling is served.
+Source of the formula: Su et al. 2021, in the half-split layout of GPT-NeoX: element i pairs with i + R/2. The angles
+may be anything that depends on the position only, so every variant of frequency scaling is served.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ HEADS_FIRST = [0, 2, 1, 3]
 
 @dataclass(frozen=True)
 class _Rows:
-    """A constant table [positions, width] from which rows are picked by ``positions``; ``axis`` is where tokens stand in the value."""
+    """A constant table [positions, width] from which rows are picked by ``positions``; ``axis`` is where tokens stand
+    in the value.
+    """
 
     table: np.ndarray
     positions: ir.Value
@@ -102,11 +104,26 @@ def _half(rows: _Rows) -> np.ndarray | None:
     return lower if width % 2 == 0 and np.array_equal(lower, upper) else None
 
 
+def _whole(x: ir.Value, output: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """(input, output) of the whole heads, where only their first ``R`` values are rotated and the rest passes by."""
+    part, uses = slice_of_last(x), list(output.uses())
+    if part is None or part[1] != 0 or len(uses) != 1 or uses[0].node.op_type != "Concat":
+        return x, output
+    concat = uses[0].node
+    rest = slice_of_last(concat.inputs[1]) if len(concat.inputs) == 2 and concat.inputs[0] is output else None
+    width = (dims(part[0]) or ("?",))[-1]
+    if rest is None or rest[0] is not part[0] or rest[1:] != (part[2], width):
+        return x, output
+    return part[0], concat.outputs[0]
+
+
 def _apply(node: ir.Node, editor: Editor) -> bool:
     match = _match(node)
     if match is None:
         return False
     x, cos, sin = match
+    rotated_width = (dims(x) or ("?",))[-1]
+    x, output = _whole(x, node.outputs[0])
     shape, tables = dims(x), (_half(cos), _half(sin))
     if shape is None or len(shape) != 4 or cos.axis != sin.axis or tables[0] is None or tables[1] is None:
         return False
@@ -125,10 +142,10 @@ def _apply(node: ir.Node, editor: Editor) -> bool:
         (1, "n", heads * width),
         num_heads=heads,
         interleaved=0,
-        rotary_embedding_dim=0,
+        rotary_embedding_dim=0 if rotated_width == width else rotated_width,
     )
     result = editor.reshape(node, rotated, (1, "n", heads, width))
-    editor.replace(node.outputs[0], editor.transpose(node, result, HEADS_FIRST) if heads_first else result)
+    editor.replace(output, editor.transpose(node, result, HEADS_FIRST) if heads_first else result)
     return True
 
 

@@ -1,4 +1,6 @@
-"""Transposes of transposes collapse, those that move nothing vanish, and normalisations over the last axis move in front of them."""
+"""Transposes of transposes collapse, those that move nothing vanish, and normalisations over the last axis move in
+front of them.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def inspect_model(
     tell = progress or (lambda _: None)
     machine = Target.parse(target)
     isa = select_isa(machine.features)
-    imported = pipeline.load_model(model, tell)
+    imported = pipeline.load_model(model, tell, context)
     program = pipeline.sites_of(imported, pipeline.Options(context=context), tell)
     reports = []
     for site in program.sites:

@@ -165,10 +165,13 @@ def compile_model(
     Raises:
         InputError, UnsupportedError, UsageError: see the frontend, the passes and the artifact writer.
     """
+    from bitwright.runtime.artifact import check_destination
+
     options = options or Options()
     tell = progress or (lambda _: None)
     target = Target.parse(options.target)
-    imported = load_model(model, tell)
+    check_destination(output, overwrite=options.overwrite)
+    imported = load_model(model, tell, options.context)
     plan, program = plan_and_program(imported, options, target, tell)
     for number, phase in enumerate(transformations(options, plan, target), start=3):
         tell(phase.name)
@@ -177,14 +180,14 @@ def compile_model(
     return _emit(imported, program, plan, target, options, output, tell)
 
 
-def load_model(model: str | Path | ImportedModel, tell: Progress) -> ImportedModel:
-    """The canonical model, read unless it is one already."""
+def load_model(model: str | Path | ImportedModel, tell: Progress, context: int | None = None) -> ImportedModel:
+    """The canonical model, read unless it is one already; ``context``: positions to import, None for all."""
     if not isinstance(model, (str, Path)):
         return model
     from bitwright import frontend
 
     tell("read the model")
-    return frontend.load(model, progress=lambda phase, _fraction: tell(f"read the model: {phase}"))
+    return frontend.load(model, context=context, progress=lambda phase, _fraction: tell(f"read the model: {phase}"))
 
 
 def plan_and_program(imported: ImportedModel, options: Options, target: Target, tell: Progress) -> tuple[Plan, Program]:

@@ -18,19 +18,27 @@ EMBEDDED_ELEMENTS = 16
 
 @dataclass(frozen=True)
 class Initializer:
-    """A constant of the ONNX graph that no operator has asked for as a Relax value yet."""
+    """A constant of the ONNX graph that no operator has asked for as a Relax value yet.
+
+    Attributes:
+        transposed: the (two-dimensional) constant is read with its axes exchanged.
+        rows: only the first ``rows`` rows are read; None for all.
+    """
 
     value: ir.Value
     transposed: bool = False
+    rows: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         shape = tuple(int(d) for d in self.value.const_value.shape)
-        return shape[::-1] if self.transposed else shape
+        shape = shape[::-1] if self.transposed else shape
+        return shape if self.rows is None else (min(shape[0], self.rows), *shape[1:])
 
     def numpy(self) -> np.ndarray[Any, Any]:
         array = np.asarray(self.value.const_value.numpy())
-        return np.ascontiguousarray(array.T if self.transposed else array)
+        array = array.T if self.transposed else array
+        return np.ascontiguousarray(array if self.rows is None else array[: self.rows])
 
 
 @dataclass
@@ -40,6 +48,7 @@ class Context:
     Attributes:
         builder: Relax block builder, inside a data-flow block.
         rows: number of tokens the node at work sees: a symbolic variable, or 1.
+        capacity: positions that can occur.
         position: Relax variable of shape type with the start position; None in encoders.
         caches: (k_cache, v_cache) variables per cached attention.
         parameters: shared by all functions of the model; filled on demand.
@@ -50,6 +59,7 @@ class Context:
 
     builder: Any
     rows: Any
+    capacity: int
     position: Any
     caches: list[tuple[Any, Any]]
     parameters: dict[str, Parameter]
@@ -61,9 +71,9 @@ class Context:
     def emit(self, expr: Any) -> Any:
         return self.builder.emit(expr)
 
-    def parameter(self, initializer: Initializer, *, transpose: bool = False) -> Any:
-        """The Relax variable that stands for a constant tensor, optionally transposed (matrices)."""
-        source = Initializer(initializer.value, initializer.transposed != transpose)
+    def parameter(self, initializer: Initializer, *, transpose: bool = False, rows: int | None = None) -> Any:
+        """The Relax variable that stands for a constant tensor, optionally transposed (matrices) or its first rows."""
+        source = Initializer(initializer.value, initializer.transposed != transpose, rows)
         name = str(source.value.name) + (".T" if source.transposed else "")
         if name not in self.parameters:
             dtype = str(source.value.const_value.dtype.numpy())

@@ -41,7 +41,7 @@ def rotary(context: Context, node: ir.Node) -> Any:
     heads = int(attribute(node, "num_heads", 0))
     if heads <= 0:
         raise unsupported(node, "num_heads is missing")
-    arguments = [x, *(context.parameter(table) for table in tables), positions]
+    arguments = [x, *(context.parameter(table, rows=context.capacity) for table in tables), positions]
     return context.emit(
         relax_ops.call(
             "rope",

@@ -1,4 +1,4 @@
-"""Architectures end to end: HF folders of random weights, exported and compiled unquantized, equal torch and ONNX Runtime."""
+"""Architectures end to end: HF folders of random weights, compiled unquantized, equal torch and ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import BitwrightError, UnsupportedError
@@ -21,13 +22,13 @@ LONGEST = 1 << 24  # tokens; the exporter asks for a bound
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the exporter's remarks about optional packages and its own deprecations."""
+    """Silence remarks about optional packages and deprecations, and progress bars that are not ours."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "transformers")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

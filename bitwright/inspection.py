@@ -11,6 +11,9 @@ from bitwright.scheme import BITS, GROUPS, LinearScheme, WeightScheme
 from bitwright.site import Site
 from bitwright.target import Target
 
+# Sorts a whole row behind every group size.
+MANY = 1 << 30
+
 
 @dataclass(frozen=True)
 class SiteReport:
@@ -26,6 +29,19 @@ class SiteReport:
         found += ["tied to lm_head"] if self.site.tied else []
         found += ["bias"] if self.site.bias else []
         return ", ".join(found)
+
+    @property
+    def summary(self) -> str:
+        """The schemes in short: widths, then groups, then floats; ``u2/3/4 in g32 g64 row, f16, f32``."""
+        uniform = [WeightScheme.parse(name) for name in self.schemes if name.startswith("u")]
+        groups = sorted({w.group for w in uniform}, key=lambda group: group or MANY)
+        widths = sorted({w.bits for w in uniform})
+        regular = len(uniform) == len(groups) * len(widths)
+        others = [name for name in self.schemes if not name.startswith("u")]
+        if not uniform or not regular:
+            return ", ".join(self.schemes)
+        text = f"u{'/'.join(map(str, widths))} in {' '.join(f'g{g}' if g else 'row' for g in groups)}"
+        return ", ".join([text, *others])
 
 
 @dataclass(frozen=True)

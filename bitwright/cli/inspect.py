@@ -25,11 +25,8 @@ def command(
         console.print_json(found.to_json())
         return
     console.note(f"{found.name}: {len(found.sites)} sites on {found.isa}, {found.parameters:,} weights in matrices")
-    rows = [
-        [s.site.name, s.site.kind, " x ".join(map(str, s.site.shape)), s.notes, ", ".join(s.schemes)]
-        for s in found.sites
-    ]
-    console.print_table(("site", "kind", "shape", "", "weight schemes (z: with zero points)"), rows)
+    rows = [[s.site.name, s.site.kind, " x ".join(map(str, s.site.shape)), s.notes, s.summary] for s in found.sites]
+    console.print_table(("site", "kind", "shape", "", "schemes"), rows)
     print()
     sizes: list[list[Any]] = [[name, f"{total}", console.format_bytes(total)] for name, total in found.totals.items()]
     console.print_table(("all matrices as", "bytes", ""), sizes)

@@ -18,6 +18,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_RANK = 4
 DEFAULT_ALIGNMENT = 32
+SMALLEST = 24  # bytes
 HEADER_LIMIT = 512 << 20  # bytes of metadata
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -96,10 +97,11 @@ def read_header(path: Path) -> GgufHeader:
     where = str(path)
     try:
         with path.open("rb") as file:
-            if path.stat().st_size < 24:
-                raise broken(where, f"{path.stat().st_size} bytes", "a header has at least 24")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
-                return _parse(content, where)
+            if path.stat().st_size < SMALLEST:
+                raise broken(where, f"{path.stat().st_size} bytes", f"a header has at least {SMALLEST}")
+            # Closed with its last view: an error that is being raised may still hold one.
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return _parse(content, where)
     except OSError as error:
         raise InputError(
             "the file cannot be read", where=where, limit=error.strerror, remedy="check the path"
@@ -107,29 +109,28 @@ def read_header(path: Path) -> GgufHeader:
 
 
 def _parse(content: memoryview, where: str) -> GgufHeader:
-    with content[: min(len(content), HEADER_LIMIT)] as head:
-        cursor = _Cursor(head, where)
-        if bytes(cursor.take(4, "the magic")) != MAGIC:
-            raise broken(where, f"it begins with {bytes(head[:4])!r}", f"{MAGIC!r}")
-        version = cursor.scalar("I", "the version")
-        if version not in VERSIONS:
-            raise UnsupportedError(
-                f"GGUF version {version}", where=where, limit=f"versions {VERSIONS}", remedy="convert the model again"
-            )
-        tensor_count, pair_count = cursor.scalar("Q", "the tensor count"), cursor.scalar("Q", "the pair count")
-        if tensor_count * 24 + pair_count * 13 > len(content):
-            raise broken(
-                where,
-                f"{tensor_count} tensors and {pair_count} pairs",
-                f"a file of {len(content)} bytes cannot hold them",
-            )
-        metadata: dict[str, Any] = {}
-        for _ in range(pair_count):
-            key = cursor.text("a key")
-            metadata[key] = cursor.value(cursor.scalar("I", f"the type of '{key}'"), f"'{key}'")
-        tensors = tuple(_tensor(cursor) for _ in range(tensor_count))
-        _check_data(metadata, tensors, cursor.at, len(content), where)
-        return GgufHeader(metadata, tensors)
+    cursor = _Cursor(content[:HEADER_LIMIT], where)
+    if bytes(cursor.take(4, "the magic")) != MAGIC:
+        raise broken(where, f"it begins with {bytes(content[:4])!r}", f"{MAGIC!r}")
+    version = cursor.scalar("I", "the version")
+    if version not in VERSIONS:
+        raise UnsupportedError(
+            f"GGUF version {version}", where=where, limit=f"versions {VERSIONS}", remedy="convert the model again"
+        )
+    tensor_count, pair_count = cursor.scalar("Q", "the tensor count"), cursor.scalar("Q", "the pair count")
+    if tensor_count * 24 + pair_count * 13 > len(content):
+        raise broken(
+            where,
+            f"{tensor_count} tensors and {pair_count} pairs",
+            f"a file of {len(content)} bytes cannot hold them",
+        )
+    metadata: dict[str, Any] = {}
+    for _ in range(pair_count):
+        key = cursor.text("a key")
+        metadata[key] = cursor.value(cursor.scalar("I", f"the type of '{key}'"), f"'{key}'")
+    tensors = tuple(_tensor(cursor) for _ in range(tensor_count))
+    _check_data(metadata, tensors, cursor.at, len(content), where)
+    return GgufHeader(metadata, tensors)
 
 
 def _tensor(cursor: _Cursor) -> GgufTensor:

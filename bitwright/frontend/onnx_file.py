@@ -27,7 +27,7 @@ def read(path: Path, context: int | None) -> Source:
         UsageError: where nothing says how many positions the model has.
     """
     model = _load(path)
-    _check_functions(model, path)
+    _expand_functions(model, path)
     _refuse_subgraphs(model)
     external_data.check(model, path)
     folder = path.parent
@@ -100,29 +100,19 @@ def _without_external_data(proto: Any) -> Any:
     return copy
 
 
-def _check_functions(model: ir.Model, path: Path) -> None:
-    """Expand model-local functions, refusing cycles and explosive nesting."""
-    if not model.functions:
-        return
+def _expand_functions(model: ir.Model, path: Path) -> None:
+    """Inline model-local functions, refusing explosive nesting; the checker has refused recursion."""
     sizes: dict[Any, int] = {}
 
-    def size_of(key: Any, above: tuple[Any, ...]) -> int:
-        if key in above:
-            raise InputError(
-                f"function {key} calls itself",
-                where=str(path),
-                limit="functions without cycles",
-                remedy="export the model again",
-            )
+    def size(node: ir.Node) -> int:
+        key = node.op_identifier()
+        if key not in model.functions:
+            return 1
         if key not in sizes:
-            sizes[key] = sum(cost(node, (*above, key)) for node in model.functions[key])
+            sizes[key] = sum(size(inner) for inner in model.functions[key])
         return sizes[key]
 
-    def cost(node: ir.Node, above: tuple[Any, ...]) -> int:
-        key = node.op_identifier()
-        return size_of(key, above) if key in model.functions else 1
-
-    total = sum(cost(node, ()) for node in model.graph)
+    total = sum(size(node) for node in model.graph)
     if total > NODE_LIMIT:
         raise InputError(
             f"{total} nodes",
@@ -130,7 +120,8 @@ def _check_functions(model: ir.Model, path: Path) -> None:
             limit=f"{NODE_LIMIT} nodes with functions expanded",
             remedy="export the model again",
         )
-    ir.passes.common.InlinePass()(model)
+    if model.functions:
+        ir.passes.common.InlinePass()(model)
 
 
 def _refuse_subgraphs(model: ir.Model) -> None:

@@ -148,12 +148,7 @@ class Probe:
 
     def _content(self, value: ir.Value) -> np.ndarray:
         if value not in self._values:
-            raise UnsupportedError(
-                "a shape, mask or position depends on the content of the tokens",
-                where=_where(value),
-                limit="lengths, masks and rotary tables may depend on lengths and positions only",
-                remedy="export the model without data-dependent control flow",
-            )
+            raise _by_content(value)
         held = self._values[value]
         return np.asarray(held) if isinstance(held, np.ndarray) else np.asarray(held.numpy())
 
@@ -168,7 +163,7 @@ class Probe:
             return
         missing = [v for v in node.inputs if v is not None and v not in self._types]
         if missing:
-            raise UnsupportedError(f"the shape of '{missing[0].name}' cannot be determined", where=describe(node))
+            raise _by_content(missing[0])
         version = self.model.opset_imports.get(node.domain, 1)
         operands = _SHAPE_OPERANDS.get(node.op_type, ())
         data = {
@@ -241,7 +236,7 @@ class Probe:
         source = node.inputs[0]
         shape = _shape_of(self._types[source]) if source is not None else None
         if shape is None:
-            raise UnsupportedError("a shape is taken of something that has none", where=describe(node))
+            raise _by_content(node.inputs[0] or node.outputs[0])
         if node.op_type == "Size":
             self._values[node.outputs[0]] = np.array(int(np.prod(shape)), np.int64)
         else:
@@ -256,6 +251,15 @@ def unknown_op(node: ir.Node) -> UnsupportedError:
         where=describe(node),
         limit="the canonical ops and the rewrites in bitwright/frontend/normalise",
         remedy="export the model with standard ops, or add a rewrite for this one",
+    )
+
+
+def _by_content(value: ir.Value) -> UnsupportedError:
+    return UnsupportedError(
+        "a shape, mask or position depends on the content of the tokens",
+        where=_where(value),
+        limit="lengths, masks and rotary tables may depend on lengths and positions only",
+        remedy="export the model without data-dependent control flow",
     )
 
 

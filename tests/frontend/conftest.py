@@ -12,7 +12,7 @@ from tests.frontend import zoo
 
 
 def import_zoo(name: str, opset: int = 23, attention: str = "sdpa") -> ImportedModel:
-    """The canonical form of a zoo model, exported at ``opset`` with torch's attention op or with its ``eager`` primitives."""
+    """The canonical form of a zoo model, exported at ``opset`` with ``sdpa`` or ``eager`` attention."""
     from bitwright.frontend.assemble import Source, assemble
     from bitwright.frontend.export import export_decoder, export_encoder
 

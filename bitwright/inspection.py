@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bitwright.options import Options
 from bitwright.scheme import BITS, GROUPS, LinearScheme, WeightScheme
 from bitwright.site import Site
 from bitwright.target import Target
@@ -88,7 +89,7 @@ def inspect_model(
     machine = Target.parse(target)
     isa = select_isa(machine.features)
     imported = pipeline.load_model(model, tell, context)
-    program = pipeline.sites_of(imported, pipeline.Options(context=context), tell)
+    program = pipeline.sites_of(imported, Options(context=context), tell)
     reports = []
     for site in program.sites:
         names = (

@@ -1,25 +1,21 @@
 """The compilation as one list of named phases.
 
-``compile_model`` reads top to bottom: import, find the sites, decide, check, transform, generate code, write the
-artifact.
-Every phase between import and code generation is a pass of ``passes/``; with ``dump_ir`` the module after each is
-written to
+``compile_model`` reads top to bottom: import, find the sites, decide, check, transform, write the artifact. Every phase
+between import and code generation is a pass of ``passes/``; with ``dump_ir`` the module after each is written to
 ``NN-name.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from bitwright import emission
 from bitwright.errors import InputError, UsageError
+from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
-from bitwright.program import CACHE_BLOCK, Program
-from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.program import Program
 from bitwright.target import Target
 
 if TYPE_CHECKING:
@@ -27,90 +23,7 @@ if TYPE_CHECKING:
     from bitwright.passes.base import Pass
     from bitwright.runtime.artifact import Artifact
 
-DEFAULT_SCHEME = "u4g32a8"
-DEFAULT_CONTEXT = 2048
-DEFAULT_CHUNK = 256
-LARGEST_CHUNK = 4096
-
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to compile for.
-
-    Attributes:
-        scheme: of every linear layer, when there is no plan.
-        table: of embedding and lm_head, when there is no plan; None: the same as ``scheme``.
-        cache_bits: 16 or 32, when there is no plan; None: 32 for ``f32``, else 16.
-        plan: schemes by site, instead of the three above.
-        target: a name that ``Target.parse`` knows.
-        context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
-        chunk: most tokens in one call of prefill and score.
-        dump_ir: folder for the module after each phase.
-        overwrite: replace an existing artifact.
-    """
-
-    scheme: LinearScheme = LinearScheme.parse(DEFAULT_SCHEME)  # noqa: RUF009 - a frozen value
-    table: LinearScheme | None = None
-    cache_bits: int | None = None
-    plan: Plan | None = None
-    target: str = "native"
-    context: int | None = None
-    chunk: int = DEFAULT_CHUNK
-    dump_ir: Path | None = None
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.context is not None and self.context < 1:
-            raise UsageError(f"a context of {self.context} tokens", limit="at least 1", remedy="leave --context out")
-        if not 1 <= self.chunk <= LARGEST_CHUNK:
-            raise UsageError(f"a prefill chunk of {self.chunk} tokens", limit=f"1 to {LARGEST_CHUNK}")
-        if self.cache_bits not in (None, 16, 32):
-            raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
-
-    def describe(self) -> str:
-        """The resolved options in one line."""
-        schemes = "by plan" if self.plan else f"linear layers {self.scheme}, table {self.table or self.scheme}"
-        return f"{schemes}, target {self.target}, context {self.context or 'default'}, chunk {self.chunk}"
-
-
-def make_options(
-    *,
-    scheme: str | None = None,
-    table: str | None = None,
-    kv_bits: int | None = None,
-    plan: str | Path | None = None,
-    target: str = "native",
-    context: int | None = None,
-    chunk: int = DEFAULT_CHUNK,
-    dump_ir: str | Path | None = None,
-    overwrite: bool = False,
-) -> Options:
-    """Options from the names and paths that users write.
-
-    Raises:
-        UsageError: a scheme, target or number that makes no sense, or a plan together with schemes.
-        InputError: the plan cannot be read.
-    """
-    given = {"--scheme": scheme, "--table": table, "--kv-bits": kv_bits}
-    if plan is not None and any(value is not None for value in given.values()):
-        raise UsageError(
-            "a plan and schemes were given",
-            where=", ".join(name for name, value in given.items() if value is not None),
-            remedy="edit the plan, or leave --plan out",
-        )
-    return Options(
-        scheme=LinearScheme.parse(scheme or DEFAULT_SCHEME),
-        table=None if table is None else LinearScheme.parse(table),
-        cache_bits=kv_bits,
-        plan=None if plan is None else Plan.read(Path(plan)),
-        target=target,
-        context=context,
-        chunk=chunk,
-        dump_ir=None if dump_ir is None else Path(dump_ir),
-        overwrite=overwrite,
-    )
 
 
 def compile(
@@ -177,7 +90,7 @@ def compile_model(
         tell(phase.name)
         program = phase(program)
         _dump(options.dump_ir, number, phase.name, program)
-    return _emit(imported, program, plan, target, options, output, tell)
+    return emission.write(imported, program, plan, target, options, output, tell)
 
 
 def load_model(model: str | Path | ImportedModel, tell: Progress, context: int | None = None) -> ImportedModel:
@@ -256,141 +169,3 @@ def _dump(folder: Path | None, number: int, name: str, program: Program) -> None
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{number:02d}-{name}.py").write_text(program.module.script(show_meta=False))
-
-
-def _emit(
-    imported: ImportedModel,
-    program: Program,
-    plan: Plan,
-    target: Target,
-    options: Options,
-    output: Path,
-    tell: Progress,
-) -> Artifact:
-    """Generate code, quantize the weights as they are written, and write the folder."""
-    from bitwright.codegen.build import build_library
-    from bitwright.runtime.artifact import Interface, ModelRecord, StateTensor, TargetRecord, write_artifact
-
-    def export(path: Path) -> None:
-        tell("generate code")
-        build_library(_with_bandwidth(program.module, target), target, path)
-
-    tell("quantize the weights")
-    weights = {name: np.ascontiguousarray(p.load()) for name, p in program.parameters.items()}
-    return write_artifact(
-        output,
-        kind=program.kind,  # type: ignore[arg-type]  # decoder or encoder
-        model=ModelRecord(name=imported.name, digest=imported.digest),
-        interface=Interface(
-            context=min(program.capacity, imported.context),
-            prefill_chunk=options.chunk,
-            vocab=imported.vocab,
-            functions=tuple(sorted(name for name, _ in _entry_points(program))),
-            token_types=_has_token_types(program),
-            weight_bytes_per_token=weight_bytes_per_token(program),
-            cache_bytes_per_token=cache_bytes_per_token(program, plan),
-        ),
-        state=[StateTensor(name=n, shape=s, dtype=d) for n, s, d in _state(program, plan)],
-        target=TargetRecord(
-            arch=target.triple.split("-")[0],
-            features=target.required_features,
-            fingerprint=target.fingerprint,
-            details={"name": target.name, "cpu": target.cpu, "cores": target.cores, **target.caches},
-        ),
-        export_library=export,
-        weights=weights,
-        plan=plan.to_json(),
-        tokenizer_json=imported.tokenizer_json,
-        chat_template=imported.chat_template,
-        generation=imported.generation or None,
-        report=_report(imported, program, plan, target, weights),
-        scheme=_summary(plan),
-        overwrite=options.overwrite,
-    )
-
-
-def _entry_points(program: Program) -> Iterator[tuple[str, Any]]:
-    from bitwright.passes.base import functions
-
-    return functions(program.module)
-
-
-def _has_token_types(program: Program) -> bool:
-    return program.kind == "encoder" and any(
-        p.name == "token_type_ids" for _, f in _entry_points(program) for p in f.params
-    )
-
-
-def _with_bandwidth(module: Any, target: Target) -> Any:
-    """Add the plain read loop that ``bitwright bench`` measures the roofline with."""
-    from bitwright.autotune.bandwidth import build_read_bandwidth
-    from bitwright.codegen.isa import select_isa
-
-    module = module.clone() if hasattr(module, "clone") else module
-    module["read_bandwidth"] = build_read_bandwidth(select_isa(target.features))
-    return module
-
-
-def weight_bytes_per_token(program: Program) -> int:
-    """Bytes of parameters one decode step reads: everything, but one row of a table that is not the lm_head as well."""
-    tables = {site.weight: site for site in program.sites if site.kind == "table" and not site.tied}
-    total = 0
-    for name, parameter in program.parameters.items():
-        site = tables.get(name.rpartition(".")[0])
-        total += parameter.nbytes // site.shape[0] if site else parameter.nbytes
-    return total
-
-
-def cache_bytes_per_token(program: Program, plan: Plan) -> int:
-    """Bytes of K and V of one position, all layers."""
-    total = 0
-    for site in program.sites:
-        scheme = plan.schemes[site.name]
-        if isinstance(scheme, CacheScheme):
-            total += scheme.bytes_per_token(*site.shape)
-    return total
-
-
-def _state(program: Program, plan: Plan) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and dtype of each cache tensor, in the order of the functions' state tuple."""
-    for i, shape in enumerate(program.caches):
-        keys = (shape.kv_heads, program.capacity // CACHE_BLOCK, shape.head_dim, CACHE_BLOCK)
-        values = (shape.kv_heads, program.capacity, shape.value_dim)
-        for letter, extents in (("k", keys), ("v", values)):
-            scheme = plan.schemes[f"layer.{i}.{letter}_cache"]
-            yield f"{letter}_cache.{i}", extents, f"float{scheme.bits}"  # type: ignore[union-attr]
-
-
-def _summary(plan: Plan) -> dict[str, str]:
-    """The schemes in use, by kind of site, with how many sites have each."""
-    counts: dict[str, dict[str, int]] = {}
-    for site, scheme in plan.schemes.items():
-        kind = "cache" if isinstance(scheme, CacheScheme) else "table" if site.startswith("table") else "linear"
-        counts.setdefault(kind, {}).setdefault(scheme.name, 0)
-        counts[kind][scheme.name] += 1
-    return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
-
-
-def _report(
-    imported: ImportedModel, program: Program, plan: Plan, target: Target, weights: dict[str, np.ndarray[Any, Any]]
-) -> str:
-    total = sum(array.nbytes for array in weights.values())
-    lines = [
-        f"# {imported.name}",
-        "",
-        f"Compiled for {target.name} ({target.cpu or 'any CPU'} of {target.triple}, fingerprint {target.fingerprint}).",
-        f"Context {min(program.capacity, imported.context)} tokens. Weights {total:,} bytes as stored.",
-        "",
-        "| kind of site | schemes |",
-        "|---|---|",
-        *(f"| {kind} | {names} |" for kind, names in _summary(plan).items()),
-        "",
-        "| pass | what it did |",
-        "|---|---|",
-        *(
-            f"| {name} | {', '.join(f'{what} {count}' for what, count in counts.items())} |"
-            for name, counts in program.events.items()
-        ),
-        "",
-    ]
-    return "\n".join(lines)

@@ -14,10 +14,12 @@ from bitwright import pipeline
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
+from bitwright.options import Options, make_options
 from bitwright.passes.quantizers.rtn import round_to_nearest
 from bitwright.plan import Plan
 from bitwright.runtime.session import Session, load
 from bitwright.scheme import LinearScheme, WeightScheme
+from bitwright.target import Target
 from tests.canonical_model import Shape, decoder
 
 # Logits of these random models reach about 90; f32 rounding over two layers stays far below.
@@ -188,19 +190,19 @@ def test_a_context_beyond_the_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
     model = decoder(Shape(layers=1))
-    target = pipeline.Target.parse("native")
-    plan, _ = pipeline.plan_and_program(model, pipeline.Options(context=64), target, lambda _: None)
-    other = pipeline.Options(plan=replace(plan, model="0" * 64), context=64)
+    target = Target.parse("native")
+    plan, _ = pipeline.plan_and_program(model, Options(context=64), target, lambda _: None)
+    other = Options(plan=replace(plan, model="0" * 64), context=64)
     with pytest.raises(InputError, match="made for another model"):
         pipeline.compile_model(model, tmp_path / "a", other)
 
 
 def test_a_plan_together_with_schemes_is_refused() -> None:
     with pytest.raises(UsageError, match="a plan and schemes were given"):
-        pipeline.make_options(plan="plan.json", scheme="u4g32a8")
+        make_options(plan="plan.json", scheme="u4g32a8")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "100000"])
 def test_absurd_chunks_are_refused(number: str) -> None:
     with pytest.raises(UsageError, match="prefill chunk"):
-        pipeline.make_options(chunk=int(number))
+        make_options(chunk=int(number))

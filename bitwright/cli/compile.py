@@ -39,8 +39,9 @@ def command(
 ) -> None:
     """Compile a model to an artifact: packed weights, a shared library, and all that is needed to run them."""
     from bitwright import pipeline
+    from bitwright.options import make_options
 
-    options = pipeline.make_options(
+    options = make_options(
         scheme=scheme,
         table=table,
         kv_bits=kv_bits,

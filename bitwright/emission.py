@@ -1,0 +1,157 @@
+"""From a lowered program to an artifact folder: code generation, quantized weights, and what the manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitwright.options import Options
+from bitwright.plan import Plan
+from bitwright.program import CACHE_BLOCK, Program
+from bitwright.scheme import CacheScheme
+from bitwright.target import Target
+
+if TYPE_CHECKING:
+    from bitwright.frontend.model import ImportedModel
+    from bitwright.runtime.artifact import Artifact
+
+
+def write(
+    imported: ImportedModel,
+    program: Program,
+    plan: Plan,
+    target: Target,
+    options: Options,
+    output: Path,
+    tell: Callable[[str], None],
+) -> Artifact:
+    """Generate code, quantize the weights as they are written, and write the folder."""
+    from bitwright.codegen.build import build_library
+    from bitwright.runtime.artifact import Interface, ModelRecord, StateTensor, TargetRecord, write_artifact
+
+    def export(path: Path) -> None:
+        tell("generate code")
+        build_library(_with_bandwidth(program.module, target), target, path)
+
+    tell("quantize the weights")
+    weights = {name: np.ascontiguousarray(p.load()) for name, p in program.parameters.items()}
+    return write_artifact(
+        output,
+        kind=program.kind,  # type: ignore[arg-type]  # decoder or encoder
+        model=ModelRecord(name=imported.name, digest=imported.digest),
+        interface=Interface(
+            context=min(program.capacity, imported.context),
+            prefill_chunk=options.chunk,
+            vocab=imported.vocab,
+            functions=tuple(sorted(name for name, _ in _entry_points(program))),
+            token_types=_has_token_types(program),
+            weight_bytes_per_token=weight_bytes_per_token(program),
+            cache_bytes_per_token=cache_bytes_per_token(program, plan),
+        ),
+        state=[StateTensor(name=n, shape=s, dtype=d) for n, s, d in _state(program, plan)],
+        target=TargetRecord(
+            arch=target.triple.split("-")[0],
+            features=target.required_features,
+            fingerprint=target.fingerprint,
+            details={"name": target.name, "cpu": target.cpu, "cores": target.cores, **target.caches},
+        ),
+        export_library=export,
+        weights=weights,
+        plan=plan.to_json(),
+        tokenizer_json=imported.tokenizer_json,
+        chat_template=imported.chat_template,
+        generation=imported.generation or None,
+        report=_report(imported, program, plan, target, weights),
+        scheme=_summary(plan),
+        overwrite=options.overwrite,
+    )
+
+
+def _entry_points(program: Program) -> Iterator[tuple[str, Any]]:
+    from bitwright.passes.base import functions
+
+    return functions(program.module)
+
+
+def _has_token_types(program: Program) -> bool:
+    return program.kind == "encoder" and any(
+        p.name == "token_type_ids" for _, f in _entry_points(program) for p in f.params
+    )
+
+
+def _with_bandwidth(module: Any, target: Target) -> Any:
+    """Add the plain read loop that ``bitwright bench`` measures the roofline with."""
+    from bitwright.autotune.bandwidth import build_read_bandwidth
+    from bitwright.codegen.isa import select_isa
+
+    module = module.clone() if hasattr(module, "clone") else module
+    module["read_bandwidth"] = build_read_bandwidth(select_isa(target.features))
+    return module
+
+
+def weight_bytes_per_token(program: Program) -> int:
+    """Bytes of parameters one decode step reads: everything, but one row of a table that is not the lm_head as well."""
+    tables = {site.weight: site for site in program.sites if site.kind == "table" and not site.tied}
+    total = 0
+    for name, parameter in program.parameters.items():
+        site = tables.get(name.rpartition(".")[0])
+        total += parameter.nbytes // site.shape[0] if site else parameter.nbytes
+    return total
+
+
+def cache_bytes_per_token(program: Program, plan: Plan) -> int:
+    """Bytes of K and V of one position, all layers."""
+    total = 0
+    for site in program.sites:
+        scheme = plan.schemes[site.name]
+        if isinstance(scheme, CacheScheme):
+            total += scheme.bytes_per_token(*site.shape)
+    return total
+
+
+def _state(program: Program, plan: Plan) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and dtype of each cache tensor, in the order of the functions' state tuple."""
+    for i, shape in enumerate(program.caches):
+        keys = (shape.kv_heads, program.capacity // CACHE_BLOCK, shape.head_dim, CACHE_BLOCK)
+        values = (shape.kv_heads, program.capacity, shape.value_dim)
+        for letter, extents in (("k", keys), ("v", values)):
+            scheme = plan.schemes[f"layer.{i}.{letter}_cache"]
+            yield f"{letter}_cache.{i}", extents, f"float{scheme.bits}"  # type: ignore[union-attr]
+
+
+def _summary(plan: Plan) -> dict[str, str]:
+    """The schemes in use, by kind of site, with how many sites have each."""
+    counts: dict[str, dict[str, int]] = {}
+    for site, scheme in plan.schemes.items():
+        kind = "cache" if isinstance(scheme, CacheScheme) else "table" if site.startswith("table") else "linear"
+        counts.setdefault(kind, {}).setdefault(scheme.name, 0)
+        counts[kind][scheme.name] += 1
+    return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
+
+
+def _report(
+    imported: ImportedModel, program: Program, plan: Plan, target: Target, weights: dict[str, np.ndarray[Any, Any]]
+) -> str:
+    total = sum(array.nbytes for array in weights.values())
+    lines = [
+        f"# {imported.name}",
+        "",
+        f"Compiled for {target.name} ({target.cpu or 'any CPU'} of {target.triple}, fingerprint {target.fingerprint}).",
+        f"Context {min(program.capacity, imported.context)} tokens. Weights {total:,} bytes as stored.",
+        "",
+        "| kind of site | schemes |",
+        "|---|---|",
+        *(f"| {kind} | {names} |" for kind, names in _summary(plan).items()),
+        "",
+        "| pass | what it did |",
+        "|---|---|",
+        *(
+            f"| {name} | {', '.join(f'{what} {count}' for what, count in counts.items())} |"
+            for name, counts in program.events.items()
+        ),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""What to compile for: the options of a compilation, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitwright.errors import UsageError
+from bitwright.plan import Plan
+from bitwright.scheme import LinearScheme
+
+DEFAULT_SCHEME = "u4g32a8"
+DEFAULT_CONTEXT = 2048
+DEFAULT_CHUNK = 256
+LARGEST_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compile for.
+
+    Attributes:
+        scheme: of every linear layer, when there is no plan.
+        table: of embedding and lm_head, when there is no plan; None: the same as ``scheme``.
+        cache_bits: 16 or 32, when there is no plan; None: 32 for ``f32``, else 16.
+        plan: schemes by site, instead of the three above.
+        target: a name that ``Target.parse`` knows.
+        context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
+        chunk: most tokens in one call of prefill and score.
+        dump_ir: folder for the module after each phase.
+        overwrite: replace an existing artifact.
+    """
+
+    scheme: LinearScheme = LinearScheme.parse(DEFAULT_SCHEME)  # noqa: RUF009 - a frozen value
+    table: LinearScheme | None = None
+    cache_bits: int | None = None
+    plan: Plan | None = None
+    target: str = "native"
+    context: int | None = None
+    chunk: int = DEFAULT_CHUNK
+    dump_ir: Path | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.context is not None and self.context < 1:
+            raise UsageError(f"a context of {self.context} tokens", limit="at least 1", remedy="leave --context out")
+        if not 1 <= self.chunk <= LARGEST_CHUNK:
+            raise UsageError(f"a prefill chunk of {self.chunk} tokens", limit=f"1 to {LARGEST_CHUNK}")
+        if self.cache_bits not in (None, 16, 32):
+            raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
+
+    def describe(self) -> str:
+        """The resolved options in one line."""
+        schemes = "by plan" if self.plan else f"linear layers {self.scheme}, table {self.table or self.scheme}"
+        return f"{schemes}, target {self.target}, context {self.context or 'default'}, chunk {self.chunk}"
+
+
+def make_options(
+    *,
+    scheme: str | None = None,
+    table: str | None = None,
+    kv_bits: int | None = None,
+    plan: str | Path | None = None,
+    target: str = "native",
+    context: int | None = None,
+    chunk: int = DEFAULT_CHUNK,
+    dump_ir: str | Path | None = None,
+    overwrite: bool = False,
+) -> Options:
+    """Options from the names and paths that users write.
+
+    Raises:
+        UsageError: a scheme, target or number that makes no sense, or a plan together with schemes.
+        InputError: the plan cannot be read.
+    """
+    given = {"--scheme": scheme, "--table": table, "--kv-bits": kv_bits}
+    if plan is not None and any(value is not None for value in given.values()):
+        raise UsageError(
+            "a plan and schemes were given",
+            where=", ".join(name for name, value in given.items() if value is not None),
+            remedy="edit the plan, or leave --plan out",
+        )
+    return Options(
+        scheme=LinearScheme.parse(scheme or DEFAULT_SCHEME),
+        table=None if table is None else LinearScheme.parse(table),
+        cache_bits=kv_bits,
+        plan=None if plan is None else Plan.read(Path(plan)),
+        target=target,
+        context=context,
+        chunk=chunk,
+        dump_ir=None if dump_ir is None else Path(dump_ir),
+        overwrite=overwrite,
+    )

@@ -34,7 +34,7 @@ def _apply(node: ir.Node, editor: Editor) -> bool:
     for centred, inside in _readings(node):
         x, parts = _centred(centred), plus_epsilon(inside)
         shape = dims(x)
-        if x is None or parts is None or shape is None or not isinstance(shape[-1], int):
+        if x is None or parts is None or not shape or not isinstance(shape[-1], int):
             continue
         if _centred(squared(mean_over_last(parts[0]))) is not x:
             continue

@@ -77,12 +77,7 @@ def _apply(node: ir.Node, editor: Editor) -> bool:
     for x, inside in _variance_plus_epsilon(node):
         parts = plus_epsilon(inside)
         shape = dims(x)
-        if (
-            parts is None
-            or shape is None
-            or not isinstance(shape[-1], int)
-            or squared(mean_over_last(parts[0])) is not x
-        ):
+        if parts is None or not shape or not isinstance(shape[-1], int) or squared(mean_over_last(parts[0])) is not x:
             continue
         gain = editor.initializer(np.ones(shape[-1], np.float32), "ones")
         normed = editor.op(node, "RMSNormalization", [x, gain], shape, axis=-1, epsilon=parts[1])

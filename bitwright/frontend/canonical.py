@@ -1,6 +1,6 @@
 """What canonical ONNX is, as a check: ``validate`` accepts a graph or names the node that does not belong.
 
-See ``docs`` for the prose. Everything downstream may rely on what is checked here.
+Everything downstream may rely on what is checked here.
 """
 
 from __future__ import annotations

@@ -112,7 +112,10 @@ def _expand_functions(model: ir.Model, path: Path) -> None:
             sizes[key] = sum(size(inner) for inner in model.functions[key])
         return sizes[key]
 
-    total = sum(size(node) for node in model.graph)
+    try:
+        total = sum(size(node) for node in model.graph)
+    except RecursionError as error:
+        raise InputError("functions are nested too deeply", where=str(path), remedy="export the model again") from error
     if total > NODE_LIMIT:
         raise InputError(
             f"{total} nodes",

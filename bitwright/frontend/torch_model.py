@@ -95,7 +95,7 @@ def load_model(config: Any, folder: Path, elements: int, **where: str) -> Any:
                 )
             model, report = family.from_pretrained(
                 str(folder),
-                config=None if where else config,
+                config=config,
                 dtype=torch.float32,
                 use_safetensors=None if where else True,
                 attn_implementation=ATTENTION,

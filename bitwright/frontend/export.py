@@ -182,6 +182,15 @@ def _export(
         ) from error
     assert program is not None
     graph: ir.Model = program.model
+    if (
+        graph.opset_imports[""] != opset
+    ):  # the exporter keeps the opset it knows and only logs that it could not convert
+        raise UnsupportedError(
+            f"the exporter wrote opset {graph.opset_imports['']}",
+            where="torch.onnx.export",
+            limit=f"opset {opset} was asked for",
+            remedy="export at opset 18 or later",
+        )
     for value in list(graph.graph.initializers.values()):
         value.name = str(value.name).removeprefix("wrapped.")
     return graph

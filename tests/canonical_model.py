@@ -30,7 +30,7 @@ class Shape:
     seed: int = 0
 
 
-class _Builder:
+class Builder:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.random = np.random.default_rng(shape.seed)
@@ -67,12 +67,12 @@ class _Builder:
         return self.node("RMSNormalization", [x, self.constant(name, gain)], axis=-1, epsilon=1e-5)
 
 
-def _input(name: str, dtype: ir.DataType, shape: list[Any]) -> ir.Value:
+def graph_input(name: str, dtype: ir.DataType, shape: list[Any]) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
 
 def _layer(
-    b: _Builder, i: int, x: ir.Value, positions: ir.Value, tables: list[ir.Value], inputs: list[ir.Value]
+    b: Builder, i: int, x: ir.Value, positions: ir.Value, tables: list[ir.Value], inputs: list[ir.Value]
 ) -> tuple[ir.Value, list[ir.Value]]:
     s = b.shape
     q_width, kv_width = s.heads * s.head_dim, s.kv_heads * s.head_dim
@@ -83,7 +83,8 @@ def _layer(
     q = b.node("RotaryEmbedding", [q, *tables, positions], num_heads=s.heads)
     k = b.node("RotaryEmbedding", [k, *tables, positions], num_heads=s.kv_heads)
     past = [
-        _input(f"past.{i}.{name}", ir.DataType.FLOAT, [1, s.kv_heads, "p", s.head_dim]) for name in ("key", "value")
+        graph_input(f"past.{i}.{name}", ir.DataType.FLOAT, [1, s.kv_heads, "p", s.head_dim])
+        for name in ("key", "value")
     ]
     inputs.extend(past)
     windowed = s.window and i % 2 == 0
@@ -110,7 +111,7 @@ def _layer(
     return b.node("Add", [x, down]), present
 
 
-def _rotary_tables(b: _Builder) -> list[ir.Value]:
+def _rotary_tables(b: Builder) -> list[ir.Value]:
     half = b.shape.head_dim // 2
     angles = np.arange(b.shape.context)[:, None] * 10000.0 ** (-np.arange(half) / half)
     return [b.constant(n, f(angles).astype(np.float32)) for n, f in (("cos", np.cos), ("sin", np.sin))]
@@ -119,9 +120,9 @@ def _rotary_tables(b: _Builder) -> list[ir.Value]:
 def decoder(shape: Shape | None = None) -> ImportedModel:
     """A random Llama-like decoder in canonical form."""
     s = shape or Shape()
-    b = _Builder(s)
-    ids = _input("input_ids", ir.DataType.INT64, [1, "n"])
-    positions = _input("position_ids", ir.DataType.INT64, [1, "n"])
+    b = Builder(s)
+    ids = graph_input("input_ids", ir.DataType.INT64, [1, "n"])
+    positions = graph_input("position_ids", ir.DataType.INT64, [1, "n"])
     inputs, presents = [ids, positions], []
     table = b.constant("table", b.random.standard_normal((s.vocab, s.width)).astype(np.float32))
     tables = _rotary_tables(b)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from bitwright.program import Program
@@ -140,6 +141,14 @@ def uses(function: Any) -> Counter[Any]:
     counts: Counter[Any] = Counter(v for b in bindings(function) for v in operands(b.value))
     counts[function.body.body] += 1
     return counts
+
+
+def same_matrix(left: Any, right: Any) -> bool:
+    """Are both variables two-dimensional, of one shape? (One row that is broadcast to n tokens has another.)"""
+    types = [v.ty for v in (left, right) if isinstance(v, relax.Var) and isinstance(v.ty, relax.TensorType)]
+    if len(types) != 2 or any(len(ty.shape.values) != 2 for ty in types):
+        return False
+    return bool(tvm_ffi.structural_equal(*(ty.shape for ty in types)))
 
 
 def _live(function: Any) -> set[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from tvm import relax
 
 from bitwright import relax_ops
-from bitwright.passes.base import bindings, functions, operands, rewrite, with_event
+from bitwright.passes.base import bindings, functions, operands, rewrite, same_matrix, with_event
 from bitwright.passes.fuse_glu import operator_name
 from bitwright.program import Program
 
@@ -48,22 +48,15 @@ class FuseAddNorm:
 
 
 def _normalised_sums(function: Any) -> dict[Any, tuple[Any, float]]:
-    """Variables bound to a sum that one RMS norm reads, with its gain and epsilon."""
-    sums = {b.var for b in bindings(function) if operator_name(b.value) == "relax.add" and _is_residual(b.value)}
+    """Variables bound to a sum that one RMS norm reads, with its gain (known before the sum is) and epsilon."""
+    inner = {b.var for b in bindings(function)}
+    sums = {b.var for b in bindings(function) if operator_name(b.value) == "relax.add" and same_matrix(*b.value.args)}
     norms: dict[Any, list[Any]] = {}
     for binding in bindings(function):
         if operator_name(binding.value) == "relax.nn.rms_norm" and operands(binding.value)[0] in sums:
             norms.setdefault(binding.value.args[0], []).append(binding.value)
-    return {s: (n[0].args[1], float(n[0].attrs.epsilon)) for s, n in norms.items() if len(n) == 1}
-
-
-def _is_residual(value: Any) -> bool:
-    if not all(isinstance(a, relax.Var) for a in value.args):
-        return False
-    shapes = [a.ty.shape.values for a in value.args if isinstance(a.ty, relax.TensorType)]
-    return (
-        len(shapes) == 2
-        and all(len(s) == 2 for s in shapes)
-        and int(shapes[0][1]) == int(shapes[1][1])
-        and shapes[0][0].same_as(shapes[1][0]) | (str(shapes[0][0]) == str(shapes[1][0]))
-    )
+    return {
+        s: (n[0].args[1], float(n[0].attrs.epsilon))
+        for s, n in norms.items()
+        if len(n) == 1 and n[0].args[1] not in inner
+    }

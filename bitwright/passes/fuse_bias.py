@@ -1,18 +1,20 @@
 """Fold the addition of a bias into the linear layer that feeds it.
 
-In: ``add(linear(x, w), b)`` with ``b`` a parameter of shape [N], in either order. Out: ``linear(x, w, b)``.
+In: ``add(linear(x, w), b)`` with ``b`` a parameter of shape [N], in either order, where nothing else reads the
+product (it would be computed twice). Out: ``linear(x, w, b)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import tvm
 from tvm import relax
 
 from bitwright import relax_ops
-from bitwright.passes.base import rewrite, with_event
+from bitwright.passes.base import bindings, functions, operands, rewrite, uses, with_event
+from bitwright.passes.fuse_glu import operator_name
 from bitwright.program import Program
 
 
@@ -24,10 +26,11 @@ class FuseBias:
 
     def __call__(self, program: Program) -> Program:
         fused = 0
+        sums = {v for _, function in functions(program.module) for v in _sums_of_private_products(function)}
 
-        def visit(rewriter: Any, _variable: Any, value: Any) -> Any:
+        def visit(rewriter: Any, variable: Any, value: Any) -> Any:
             nonlocal fused
-            if not isinstance(value, relax.Call) or value.op != tvm.ir.Op.get("relax.add"):
+            if variable not in sums:
                 return None
             for linear_side, bias in (value.args, reversed(value.args)):
                 linear = rewriter.bound.get(linear_side)
@@ -37,6 +40,15 @@ class FuseBias:
             return None
 
         return with_event(replace(program, module=rewrite(program.module, visit)), self.name, biases=fused)
+
+
+def _sums_of_private_products(function: Any) -> Iterator[Any]:
+    """Variables bound to a sum of which one term is a linear layer's result that only this sum reads."""
+    counts = uses(function)
+    private = {b.var for b in bindings(function) if relax_ops.name_of(b.value) == "linear" and counts[b.var] == 1}
+    for binding in bindings(function):
+        if operator_name(binding.value) == "relax.add" and any(term in private for term in operands(binding.value)):
+            yield binding.var
 
 
 def _attributes(call: Any) -> dict[str, Any]:

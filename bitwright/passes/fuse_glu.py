@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 
 from bitwright import relax_ops
-from bitwright.passes.base import rewrite, with_event
+from bitwright.passes.base import rewrite, same_matrix, with_event
 from bitwright.program import Program
 
 _ACTIVATIONS = {"relax.nn.silu": "silu", "relax.nn.gelu": "gelu", "relax.nn.gelu_tanh": "gelu_tanh"}
@@ -34,7 +34,7 @@ class FuseGlu:
                 return None
             for activated, up in (value.args, reversed(value.args)):
                 match = _activation(rewriter.bound, activated)
-                if match is None or not _same_matrix(match[1], up):
+                if match is None or not same_matrix(match[1], up):
                     continue
                 activation, gate = match
                 fused += 1
@@ -63,11 +63,6 @@ def _activation(bound: dict[Any, Any], variable: Any) -> tuple[str, Any] | None:
         if operator_name(sigmoid) == "relax.sigmoid" and sigmoid.args[0].same_as(left):
             return "silu", left
     return None
-
-
-def _same_matrix(gate: Any, up: Any) -> bool:
-    shapes = [v.ty.shape.values for v in (gate, up) if isinstance(v.ty, relax.TensorType)]
-    return len(shapes) == 2 and all(len(s) == 2 for s in shapes) and int(shapes[0][1]) == int(shapes[1][1])
 
 
 def _halves(bound: dict[Any, Any], gate: Any, up: Any) -> Any:

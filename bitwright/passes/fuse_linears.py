@@ -1,13 +1,16 @@
-"""Join linear layers that read the same activation and have the same scheme into one matrix product.
+"""Join linear layers that always read the same activation and have the same scheme into one matrix product.
 
 In: annotated ``linear`` calls. Out: one ``linear`` over the stacked rows of the members' weights, and slices of its
-result
-where the members were used. Members with different schemes stay apart (their quantized input is still shared).
+result where the members were used. Members with different schemes stay apart (their quantized input is still shared).
+
+"Always" covers every use in every entry point: the stacked matrix is stored once, and prefill computes the last layers
+for one row only, so that two layers with one input in ``score`` may have different ones in ``prefill``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,56 +31,72 @@ class FuseLinears:
     def __call__(self, program: Program) -> Program:
         groups = _groups(program)
         parameters = dict(program.parameters)
-        for members in groups:
-            _stack(parameters, [m.weight for m in members], "weight")
-            if members[0].bias:
-                _stack(parameters, [m.bias for m in members], "bias")
-        first = {members[0].weight: members for members in groups}
-        member_of = {m.weight: (members, i) for members in groups for i, m in enumerate(members)}
+        for group in groups:
+            _stack(parameters, group.weights)
+            if group.biases:
+                _stack(parameters, group.biases)
+        place = {weight: (group, i) for group in groups for i, weight in enumerate(group.weights)}
 
         def visit(rewriter: Any, _variable: Any, value: Any) -> Any:
-            if relax_ops.name_of(value) != "linear" or value.args[1].name not in member_of:
+            if relax_ops.name_of(value) != "linear" or value.args[1].name not in place:
                 return None
-            members, index = member_of[value.args[1].name]
-            key = ("fused", _joined([m.weight for m in members]))
-            if value.args[1].name in first:
-                rewriter.memo[key] = _emit_fused(rewriter, value, members, parameters)
-            start = sum(m.outputs for m in members[:index])
-            fused = rewriter.memo[key]
-            return relax.op.strided_slice(fused, axes=[1], begin=[start], end=[start + members[index].outputs])
+            group, index = place[value.args[1].name]
+            key = ("fused", group, value.args[0])
+            if key not in rewriter.memo:
+                rewriter.memo[key] = _emit_fused(rewriter, value, group, parameters)
+            start = sum(group.outputs[:index])
+            end = start + group.outputs[index]
+            return relax.op.strided_slice(rewriter.memo[key], axes=[1], begin=[start], end=[end])
 
         module = rewrite(program.module, visit) if groups else program.module
         return with_event(replace(program, module=module, parameters=parameters), self.name, groups=len(groups))
 
 
 @dataclass(frozen=True)
-class _Member:
-    weight: str
-    bias: str
-    outputs: int
+class _Group:
+    """Layers that become one: names of their weights, rows of each, and names of their biases (all have one, or none).
+
+    The first member's site and scheme stand for all.
+    """
+
+    weights: tuple[str, ...]
+    outputs: tuple[int, ...]
+    biases: tuple[str, ...]
 
 
-def _joined(names: list[str]) -> str:
+def _joined(names: Sequence[str]) -> str:
     return "+".join(names)
 
 
-def _groups(program: Program) -> list[list[_Member]]:
-    """Groups of at least two members with the same input, scheme and presence of a bias, in graph order."""
-    group_of = {site.weight: site.group for site in program.sites if site.group}
-    found: dict[tuple[str, str, bool], list[_Member]] = defaultdict(list)
-    _, function = next(functions(program.module))
-    for binding in bindings(function):
-        call = binding.value
-        if relax_ops.name_of(call) != "linear" or call.args[1].name not in group_of:
-            continue
-        weight = call.args[1].name
-        bias = call.args[2].name if len(call.args) > 2 else ""
-        outputs = int(call.args[1].ty.shape.values[0])
-        found[(group_of[weight], str(call.attrs["scheme"]), bool(bias))].append(_Member(weight, bias, outputs))
-    return [members for members in found.values() if len(members) > 1]
+def _groups(program: Program) -> list[_Group]:
+    """Groups of at least two layers with the same inputs, scheme and presence of a bias, in graph order."""
+    candidates = {site.weight for site in program.sites if site.group}
+    calls: dict[str, list[Any]] = defaultdict(list)
+    for _, function in functions(program.module):
+        for binding in bindings(function):
+            if relax_ops.name_of(binding.value) == "linear" and binding.value.args[1].name in candidates:
+                calls[binding.value.args[1].name].append(binding.value)
+    found: dict[Any, list[str]] = defaultdict(list)
+    for weight, uses in calls.items():
+        # A weight with several biases would need several stacked biases.
+        if len({_bias(call) for call in uses}) == 1:
+            inputs = frozenset(call.args[0] for call in uses)
+            found[inputs, str(uses[0].attrs["scheme"]), bool(_bias(uses[0]))].append(weight)
+    return [_group(weights, calls) for weights in found.values() if len(weights) > 1]
 
 
-def _stack(parameters: dict[str, Parameter], names: list[str], what: str) -> None:
+def _group(weights: Sequence[str], calls: Mapping[str, Sequence[Any]]) -> _Group:
+    firsts = [calls[weight][0] for weight in weights]
+    outputs = tuple(int(call.args[1].ty.shape.values[0]) for call in firsts)
+    return _Group(tuple(weights), outputs, tuple(bias for call in firsts if (bias := _bias(call))))
+
+
+def _bias(call: Any) -> str:
+    """The name of a linear call's bias; empty if it has none."""
+    return str(call.args[2].name) if len(call.args) > 2 else ""
+
+
+def _stack(parameters: dict[str, Parameter], names: Sequence[str]) -> None:
     parts = [parameters[name] for name in names]
     rows = sum(p.shape[0] for p in parts)
 
@@ -88,11 +107,8 @@ def _stack(parameters: dict[str, Parameter], names: list[str], what: str) -> Non
     parameters[_joined(names)] = Parameter(_joined(names), shape, parts[0].dtype, load)
 
 
-def _emit_fused(rewriter: Any, value: Any, members: list[_Member], parameters: dict[str, Parameter]) -> Any:
-    arguments = [value.args[0]]
-    for names in ([m.weight for m in members], [m.bias for m in members] if members[0].bias else []):
-        if names:
-            entry = parameters[_joined(names)]
-            arguments.append(rewriter.parameter(entry.name, entry.shape, entry.dtype))
+def _emit_fused(rewriter: Any, value: Any, group: _Group, parameters: Mapping[str, Parameter]) -> Any:
+    entries = [parameters[_joined(names)] for names in (group.weights, group.biases) if names]
+    variables = [rewriter.parameter(entry.name, entry.shape, entry.dtype) for entry in entries]
     attributes = {"site": str(value.attrs["site"]), "scheme": str(value.attrs["scheme"])}
-    return rewriter.emit(relax_ops.call("linear", arguments, **attributes))
+    return rewriter.emit(relax_ops.call("linear", [value.args[0], *variables], **attributes))

@@ -24,7 +24,8 @@ class PackArguments:
     """See the module's description.
 
     Attributes:
-        chunk: most tokens one call takes; lets memory be planned ahead.
+        chunk: most tokens one call of a decoder takes (an encoder takes the whole text at once); lets memory be
+            planned ahead.
     """
 
     chunk: int
@@ -34,20 +35,21 @@ class PackArguments:
         others = {v: program.module[v] for v in program.module.get_global_vars()}
         others = {v: f for v, f in others.items() if not isinstance(f, relax.Function)}
         builder = relax.BlockBuilder(tvm.IRModule(others))
+        longest = program.capacity if program.kind == "encoder" else min(self.chunk, program.capacity)
         order = {name: i for i, name in enumerate(program.parameters)}
         for name, function in functions(program.module):
-            _repack(builder, name, function, order, self.chunk)
+            _repack(builder, name, function, order, longest)
         return replace(program, module=builder.get())
 
 
-def _repack(builder: Any, name: str, function: Any, order: dict[str, int], chunk: int) -> None:
+def _repack(builder: Any, name: str, function: Any, order: dict[str, int], longest: int) -> None:
     count = int(function.attrs["num_input"])
     inputs = list(function.params[:count])
     state = [v for v in inputs if v.name.startswith(("k_cache.", "v_cache."))]
     plain = inputs[: count - len(state)]
     weights_tuple, state_tuple = (relax.Var(name, relax.ObjectType()) for name in ("weights", "state"))
     arguments = [*plain, *([state_tuple] if state else []), weights_tuple]
-    attrs = {"tir_var_upper_bound": {"n": chunk}}
+    attrs = {"tir_var_upper_bound": {"n": longest}}
     with builder.function(name, attrs=attrs, private=False):
         with builder.dataflow():
             mapping = _unpack(builder, state_tuple, state, range(len(state)))

@@ -64,10 +64,18 @@ def _check_last_axis(node: ir.Node) -> None:
         raise unsupported(node, f"normalisation along axis {axis}")
 
 
+def _check_row(node: ir.Node, x: Any, row: Any, what: str) -> None:
+    """Kernels read one factor (or bias) per element of a row: nothing is broadcast."""
+    width, shape = int(x.ty.shape.values[-1]), [int(extent) for extent in row.ty.shape.values]
+    if shape != [width]:
+        raise unsupported(node, f"a {what} of shape {shape} for rows of {width}")
+
+
 @converter("RMSNormalization")
 def rms_norm(context: Context, node: ir.Node) -> Any:
     _check_last_axis(node)
     x, gain = (context.expression(v) for v in node.inputs[:2])
+    _check_row(node, x, gain, "gain")
     epsilon = float(attribute(node, "epsilon", 1e-5))
     return context.emit(relax.op.nn.rms_norm(x, gain, axes=[-1], epsilon=epsilon))
 
@@ -76,7 +84,9 @@ def rms_norm(context: Context, node: ir.Node) -> Any:
 def layer_norm(context: Context, node: ir.Node) -> Any:
     _check_last_axis(node)
     x, gain = (context.expression(v) for v in node.inputs[:2])
+    _check_row(node, x, gain, "gain")
     has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
     bias = context.expression(node.inputs[2]) if has_bias else context.emit(relax.op.zeros_like(gain))
+    _check_row(node, x, bias, "bias")
     epsilon = float(attribute(node, "epsilon", 1e-5))
     return context.emit(relax.op.nn.layer_norm(x, gain, bias, axes=[-1], epsilon=epsilon))

@@ -17,6 +17,8 @@ def matmul(context: Context, node: ir.Node) -> Any:
     if not isinstance(weight, Initializer) or len(weight.shape) != 2:
         raise unsupported(node, "the right factor is not a constant matrix (attention must be canonical first)")
     x = context.expression(node.inputs[0])
+    if len(x.ty.shape.values) != 2:
+        raise unsupported(node, f"the left factor has {len(x.ty.shape.values) + 1} axes, not batch, tokens and width")
     return context.emit(relax_ops.call("linear", [x, context.parameter(weight, transpose=True)], site="", scheme=""))
 
 
@@ -25,6 +27,8 @@ def gather(context: Context, node: ir.Node) -> Any:
     table = context.raw(node.inputs[0])
     if not isinstance(table, Initializer) or len(table.shape) != 2 or attribute(node, "axis", 0) != 0:
         raise unsupported(node, "only rows of a constant table can be gathered")
+    if node.inputs[1] is not None and node.inputs[1].name == "position_ids":
+        _check_positions(context, node, table)
     ids = context.expression(node.inputs[1])
     return context.emit(relax_ops.call("embedding", [ids, context.parameter(table)], site="", scheme=""))
 
@@ -41,16 +45,29 @@ def rotary(context: Context, node: ir.Node) -> Any:
     heads = int(attribute(node, "num_heads", 0))
     if heads <= 0:
         raise unsupported(node, "num_heads is missing")
+    head_dim = int(x.ty.shape.values[-1]) // heads
+    rotary_dim = int(attribute(node, "rotary_embedding_dim", 0)) or head_dim
+    if any(len(table.shape) != 2 or 2 * table.shape[1] != rotary_dim for table in tables):
+        shapes = " and ".join(str(list(table.shape)) for table in tables)
+        raise unsupported(node, f"tables of {shapes} do not rotate {rotary_dim} elements of a head of {head_dim}")
+    for table in tables:
+        _check_positions(context, node, table)
     arguments = [x, *(context.parameter(table, rows=context.capacity) for table in tables), positions]
     return context.emit(
         relax_ops.call(
             "rope",
             arguments,
             heads=heads,
-            rotary_dim=2 * tables[0].shape[1],
+            rotary_dim=rotary_dim,
             interleaved=int(attribute(node, "interleaved", 0)),
         )
     )
+
+
+def _check_positions(context: Context, node: ir.Node, table: Initializer) -> None:
+    """Refuse a table of positions that is shorter than the context: kernels would read behind it."""
+    if table.shape[0] < context.capacity:
+        raise unsupported(node, f"a table of {table.shape[0]} positions in a context of {context.capacity}")
 
 
 @converter("Attention")

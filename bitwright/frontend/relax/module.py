@@ -68,7 +68,7 @@ def _function(
     token_inputs = [value for value in graph.inputs if value.name in ("input_ids", "token_type_ids")]
     tokens = [relax.Var(str(value.name), relax.TensorType([n], "int64")) for value in token_inputs]
     builder = relax.BlockBuilder()
-    context = Context(builder, n, slots, position, caches, parameters)
+    context = Context(builder, n, min(slots, model.context), position, caches, parameters)
     state = [variable for pair in caches for variable in pair]
     # The parameter list is known only after conversion, so it is appended to this list in place of the builder's own.
     arguments = [*tokens, *([position] if decoder else []), *state]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import onnx_ir as ir
-from tvm import relax
+from tvm import relax, tirx
 
 from bitwright.frontend.relax.context import Context, Initializer, attribute, axis_without_batch, constant, unsupported
 from bitwright.frontend.relax.registry import converter
@@ -63,10 +63,17 @@ def slice_(context: Context, node: ir.Node) -> Any:
         raise unsupported(node, "slices need constant bounds, axes and steps of 1")
     x = context.expression(node.inputs[0])
     where = [axis_without_batch(node, a) for a in axes]
-    sizes = [int(x.ty.shape.values[a]) for a in where]
-    begin = [min(s if s >= 0 else s + size, size) for s, size in zip(starts, sizes, strict=True)]
-    end = [min(e if e >= 0 else e + size, size) for e, size in zip(ends, sizes, strict=True)]
+    extents = [x.ty.shape.values[a] for a in where]
+    if any(not isinstance(extent, tirx.IntImm) for extent in extents):
+        raise unsupported(node, "tokens are cut off")
+    sizes = [int(extent) for extent in extents]
+    begin, end = ([_clamped(b, size) for b, size in zip(bounds, sizes, strict=True)] for bounds in (starts, ends))
     return context.emit(relax.op.strided_slice(x, axes=where, begin=begin, end=end))
+
+
+def _clamped(bound: int, size: int) -> int:
+    """A bound of a slice as ONNX reads it: negative ones count from the end, all are moved into 0..size."""
+    return min(max(bound if bound >= 0 else bound + size, 0), size)
 
 
 @converter("Cast")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from bitwright.options import Options
 from bitwright.plan import Plan
-from bitwright.program import CACHE_BLOCK, Program
+from bitwright.program import CACHE_BLOCK, Parameter, Program
 from bitwright.scheme import CacheScheme
 from bitwright.target import Target
 
@@ -28,16 +29,15 @@ def write(
     output: Path,
     tell: Callable[[str], None],
 ) -> Artifact:
-    """Generate code, quantize the weights as they are written, and write the folder."""
+    """Generate code, quantize the weights as they are written (one matrix at a time), and write the folder."""
     from bitwright.codegen.build import build_library
     from bitwright.runtime.artifact import Interface, ModelRecord, StateTensor, TargetRecord, write_artifact
 
     def export(path: Path) -> None:
         tell("generate code")
         build_library(_with_bandwidth(program.module, target), target, path)
+        tell("quantize the weights")
 
-    tell("quantize the weights")
-    weights = {name: np.ascontiguousarray(p.load()) for name, p in program.parameters.items()}
     return write_artifact(
         output,
         kind=program.kind,  # type: ignore[arg-type]  # decoder or encoder
@@ -59,15 +59,37 @@ def write(
             details={"name": target.name, "cpu": target.cpu, "cores": target.cores, **target.caches},
         ),
         export_library=export,
-        weights=weights,
+        weights={name: _Weight(parameter) for name, parameter in program.parameters.items()},
         plan=plan.to_json(),
         tokenizer_json=imported.tokenizer_json,
         chat_template=imported.chat_template,
         generation=imported.generation or None,
-        report=_report(imported, program, plan, target, weights),
+        report=_report(imported, program, plan, target),
         scheme=_summary(plan),
         overwrite=options.overwrite,
     )
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A parameter as a tensor that is loaded, and quantized, when the writer makes an array of it."""
+
+    parameter: Parameter
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.parameter.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.parameter.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return self.parameter.nbytes
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return self.parameter.load()
 
 
 def _entry_points(program: Program) -> Iterator[tuple[str, Any]]:
@@ -87,7 +109,7 @@ def _with_bandwidth(module: Any, target: Target) -> Any:
     from bitwright.autotune.bandwidth import build_read_bandwidth
     from bitwright.codegen.isa import select_isa
 
-    module = module.clone() if hasattr(module, "clone") else module
+    module = module.clone()
     module["read_bandwidth"] = build_read_bandwidth(select_isa(target.features))
     return module
 
@@ -132,10 +154,8 @@ def _summary(plan: Plan) -> dict[str, str]:
     return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
 
 
-def _report(
-    imported: ImportedModel, program: Program, plan: Plan, target: Target, weights: dict[str, np.ndarray[Any, Any]]
-) -> str:
-    total = sum(array.nbytes for array in weights.values())
+def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target) -> str:
+    total = sum(parameter.nbytes for parameter in program.parameters.values())
     lines = [
         f"# {imported.name}",
         "",

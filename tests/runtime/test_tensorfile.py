@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import struct
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,37 @@ def test_reading_maps_and_writing_to_a_view_leaves_the_file_alone(tmp_path: Path
 def test_reserved_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="reserved"):
         write_tensors(io.BytesIO(), {name: np.zeros(1)})
+
+
+class _Computed:
+    """A tensor that becomes an array when it is written."""
+
+    def __init__(self, make: Callable[[], np.ndarray], shape: tuple[int, ...]) -> None:
+        self.make, self.shape = make, shape
+        self.dtype, self.nbytes = np.dtype("float32"), 4 * int(np.prod(shape))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.make()
+
+
+def test_computed_tensors_are_arrays_one_at_a_time() -> None:
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def make() -> np.ndarray:
+        assert all(reference() is None for reference in made)
+        array = np.full((5, 7), float(len(made)), dtype="float32")
+        made.append(weakref.ref(array))
+        return array
+
+    lazy, eager = io.BytesIO(), io.BytesIO()
+    write_tensors(lazy, {str(i): _Computed(make, (5, 7)) for i in range(4)})
+    write_tensors(eager, {str(i): np.full((5, 7), float(i), dtype="float32") for i in range(4)})
+    assert len(made) == 4 and lazy.getvalue() == eager.getvalue()
+
+
+def test_a_tensor_that_is_not_what_it_announced_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tensor 'a' is float32 \(2,\), announced as float32 \(3,\)"):
+        write_tensors(io.BytesIO(), {"a": _Computed(lambda: np.zeros(2, "float32"), (3,))})
 
 
 def test_types_the_format_lacks_are_refused() -> None:

@@ -17,6 +17,9 @@ from bitwright.errors import UnsupportedError
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.scheme import WeightScheme
 
+# Weights quantized at a time: the float temporaries of a large table would take several times its size.
+BLOCK_WEIGHTS = 1 << 22
+
 LARGEST_SCALE = float(np.finfo(np.float16).max)
 
 
@@ -29,7 +32,10 @@ def round_to_nearest(weights: npt.NDArray[np.float32], scheme: WeightScheme) -> 
     outputs, inputs = weights.shape
     grouped = weights.reshape(outputs, scheme.groups(inputs), -1)
     quantize = _symmetric if scheme.symmetric else _asymmetric
-    codes, scales, zeros = quantize(grouped, scheme.bits)
+    rows = max(BLOCK_WEIGHTS // inputs, 1)
+    blocks = [quantize(grouped[start : start + rows], scheme.bits) for start in range(0, outputs, rows)]
+    codes, scales = (np.concatenate([block[i] for block in blocks]) for i in range(2))
+    zeros = None if scheme.symmetric else np.concatenate([block[2] for block in blocks])
     return QuantizedMatrix(codes.reshape(outputs, inputs), scales, zeros)
 
 

@@ -12,10 +12,26 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+class Tensor(Protocol):
+    """What can be written: a NumPy array, or something that becomes one of this type and shape when it is asked to."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __array__(self) -> np.ndarray: ...
+
 
 ALIGNMENT = 64
 PADDING_PREFIX = ".padding."
@@ -38,26 +54,33 @@ DTYPES = {
 _NAMES = {numpy_name: name for name, numpy_name in DTYPES.items()}
 
 
-def write_tensors(file: BinaryIO, tensors: Mapping[str, np.ndarray]) -> None:
+def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
     """Write ``tensors`` to an open binary file, in the mapping's order, little-endian, C order.
 
+    One tensor is an array at a time: those that are computed when asked for need not fit into memory together.
+
     Raises:
-        ValueError: a name that is reserved for padding or a dtype the format lacks (a bug of the caller).
+        ValueError: a name that is reserved for padding, a dtype the format lacks, or an array that is not what its
+            tensor announced (a bug of the caller).
     """
     header, order = _header(tensors)
     file.write(header)
     for name, padding in order:
-        file.write(memoryview(_plain(tensors[name])).cast("B"))  # type: ignore[arg-type]
+        file.write(memoryview(_plain(name, tensors[name])).cast("B"))  # type: ignore[arg-type]
         file.write(b"\0" * padding)
 
 
-def _plain(tensor: np.ndarray) -> np.ndarray:
+def _plain(name: str, tensor: Tensor) -> np.ndarray:
     import numpy as np
 
-    return np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<")).reshape(-1)
+    array = np.asarray(tensor)
+    if array.shape != tensor.shape or array.dtype != tensor.dtype:
+        announced = f"{tensor.dtype} {tensor.shape}"
+        raise ValueError(f"tensor {name!r} is {array.dtype} {array.shape}, announced as {announced}")
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
 
 
-def _header(tensors: Mapping[str, np.ndarray]) -> tuple[bytes, Iterable[tuple[str, int]]]:
+def _header(tensors: Mapping[str, Tensor]) -> tuple[bytes, Iterable[tuple[str, int]]]:
     entries: dict[str, object] = {"__metadata__": {"writer": "bitwright", "alignment": str(ALIGNMENT)}}
     order = []
     offset = 0

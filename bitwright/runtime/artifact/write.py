@@ -27,7 +27,7 @@ from bitwright.target import versions
 from bitwright.version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
+    from bitwright.runtime.artifact.tensorfile import Tensor
 
 
 def write_artifact(
@@ -39,7 +39,7 @@ def write_artifact(
     state: Sequence[StateTensor],
     target: TargetRecord,
     export_library: Callable[[Path], object],
-    weights: Mapping[str, np.ndarray],
+    weights: Mapping[str, Tensor],
     plan: str,
     tokenizer_json: bytes | None = None,
     chat_template: str | None = None,
@@ -62,7 +62,8 @@ def write_artifact(
         target: ``arch`` is the first part of the triple; ``features`` are ``Target.required_features``.
         export_library: writes ``model.so`` to the path it is given
             (``lambda path: executable.export_library(str(path))``).
-        weights: tensors in the order of the ``weights`` tuple of the Relax functions; NumPy, C order.
+        weights: tensors in the order of the ``weights`` tuple of the Relax functions; NumPy arrays, or
+            tensors that become arrays one by one while they are written.
         plan: text of ``plan.json``.
         generation: ``generation_config.json`` with Hugging Face's keys (``eos_token_id``, ``temperature``, ...).
         digests: other inputs, e.g. of tuning records and calibration text.

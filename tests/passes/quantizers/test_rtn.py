@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitwright.errors import UnsupportedError
+from bitwright.passes.quantizers import rtn
 from bitwright.passes.quantizers.rtn import round_to_nearest
 from bitwright.scheme import BITS, WeightScheme
 
@@ -58,3 +59,13 @@ def test_weights_too_large_for_a_half_precision_scale_are_refused() -> None:
     weights = np.full((1, 32), 1e9, np.float32)
     with pytest.raises(UnsupportedError, match="too large for a half-precision scale"):
         round_to_nearest(weights, WeightScheme("uniform", 4, 32))
+
+
+@pytest.mark.parametrize("scheme", [WeightScheme("uniform", 4, 32), WeightScheme("uniform", 3, 0, False)], ids=str)
+def test_blocks_of_rows_change_nothing(scheme: WeightScheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = np.random.default_rng(0).standard_normal((11, 64)).astype(np.float32)
+    whole = round_to_nearest(weights, scheme)
+    monkeypatch.setattr(rtn, "BLOCK_WEIGHTS", 3 * 64)  # four blocks, the last of two rows
+    blocked = round_to_nearest(weights, scheme)
+    np.testing.assert_array_equal(blocked.dequantize(scheme), whole.dequantize(scheme))
+    np.testing.assert_array_equal(blocked.codes, whole.codes)

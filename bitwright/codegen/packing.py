@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.codegen.layout import PackedLayout
-from bitwright.errors import InternalError
+from bitwright.errors import InternalError, UnsupportedError
 
 Array = npt.NDArray[Any]
 
@@ -50,8 +50,19 @@ def unpack(tensors: dict[str, Array], layout: PackedLayout) -> tuple[Array, Arra
 
 
 def pack_float(weights: Array, layout: PackedLayout) -> dict[str, Array]:
-    """Packs float weights [outputs, inputs] into ``{"weights": [tiles, inputs, rows]}`` of the layout's dtype."""
+    """Packs float weights [outputs, inputs] into ``{"weights": [tiles, inputs, rows]}`` of the layout's dtype.
+
+    Raises:
+        UnsupportedError: a weight is too large for the dtype (it would become infinite).
+    """
     _expect_shape("weights", weights, (layout.outputs, layout.inputs))
+    limit = float(np.finfo(layout.tensors[0].dtype).max)
+    if weights.size and max(float(weights.max()), -float(weights.min())) > limit:
+        raise UnsupportedError(
+            f"a weight is too large for {layout.weight}",
+            limit=f"magnitudes up to {limit:g}",
+            remedy="store this matrix as f32",
+        )
     rows = _pad_rows(weights.astype(layout.tensors[0].dtype, copy=False), layout)
     return {"weights": np.ascontiguousarray(rows.reshape(layout.tiles, layout.rows, -1).transpose(0, 2, 1))}
 

@@ -118,9 +118,9 @@ class _PackedMatrix:
 
     def _make(self) -> dict[str, npt.NDArray[Any]]:
         weights = np.asarray(self.source.load(), dtype=np.float32)
-        if self.layout.weight.is_float:
-            return pack_float(weights, self.layout)
         try:
+            if self.layout.weight.is_float:
+                return pack_float(weights, self.layout)
             quantized = self.quantizer(weights, self.layout.weight)
         except BitwrightError as error:
             error.where = f"weight {self.source.name}"

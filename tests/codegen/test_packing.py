@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bitwright.codegen.layout import PackedLayout, choose_blocks, packed_layout
 from bitwright.codegen.packing import dequantize, pack, pack_float, unpack, unpack_float
-from bitwright.errors import InternalError
+from bitwright.errors import InternalError, UnsupportedError
 from bitwright.scheme import BITS, GROUPS, WeightScheme
 
 
@@ -105,3 +105,14 @@ def test_pack_refuses_what_does_not_fit() -> None:
         pack(codes, np.zeros((8, 2), np.float16), None, layout)
     with pytest.raises(InternalError, match="zero points do not belong to u4g32"):
         pack(codes, scales, np.zeros((8, 1), np.uint8), layout)
+
+
+@pytest.mark.parametrize("weight", [65505.0, -1e6])
+def test_weights_that_overflow_half_precision_are_refused(weight: float) -> None:
+    matrix = np.full((3, 5), 65504, np.float32)
+    layout = packed_layout(3, 5, WeightScheme("float", 16), 8)
+    assert np.isfinite(pack_float(matrix, layout)["weights"]).all()
+    matrix[2, 4] = weight
+    with pytest.raises(UnsupportedError, match="too large for f16") as caught:
+        pack_float(matrix, layout)
+    assert "magnitudes up to 65504" in str(caught.value) and "f32" in str(caught.value)

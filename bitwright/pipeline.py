@@ -136,7 +136,7 @@ def sites_of(imported: ImportedModel, options: Options, tell: Progress) -> Progr
 
 
 def capacity(imported: ImportedModel, options: Options) -> int:
-    """Tokens the caches hold: a multiple of CACHE_BLOCK unless the model's own context is none.
+    """Tokens the caches must hold; import rounds them up to a whole cache block.
 
     Raises:
         UsageError: more than the model has positions for.

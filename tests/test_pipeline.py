@@ -152,8 +152,10 @@ def test_two_compiles_give_the_same_bytes(tmp_path: Path) -> None:
     model = decoder(Shape(layers=1))
     for name in "ab":
         pipeline.compile(model, tmp_path / name, context=64)
-    for file in ("weights.safetensors", "plan.json"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert {"model.so", "weights.safetensors", "plan.json", "manifest.json", "report.md"} <= set(names)
+    for file in names:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
 def test_weights_on_disk_are_what_the_schemes_say(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def write(
             prefill_chunk=options.chunk,
             vocab=imported.vocab,
             functions=tuple(sorted(name for name, _ in _entry_points(program))),
-            token_types=_has_token_types(program),
+            token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
         ),
@@ -98,10 +98,13 @@ def _entry_points(program: Program) -> Iterator[tuple[str, Any]]:
     return functions(program.module)
 
 
-def _has_token_types(program: Program) -> bool:
-    return program.kind == "encoder" and any(
-        p.name == "token_type_ids" for _, f in _entry_points(program) for p in f.params
-    )
+def token_types(imported: ImportedModel) -> int:
+    """Rows of the table that ``token_type_ids`` looks up; 0 if the model has none."""
+    for node in imported.graph.graph:
+        table, index = (*node.inputs, None, None)[:2]
+        if node.op_type == "Gather" and table is not None and index is not None and index.name == "token_type_ids":
+            return int(table.const_value.shape[0])
+    return 0
 
 
 def _with_bandwidth(module: Any, target: Target) -> Any:

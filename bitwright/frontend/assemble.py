@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bitwright.errors import InputError
+from bitwright.errors import InputError, UnsupportedError
 from bitwright.frontend import interface, weights
 from bitwright.frontend.canonical import validate
 from bitwright.frontend.graph import dims
@@ -42,18 +42,33 @@ def assemble(source: Source, progress: weights.Progress | None = None) -> Import
     validate(model)
     kind, layers = interface.settle(model, roles)
     digests = weights.settle(model, progress)
+    vocab = _vocabulary(model)
+    if kind == "decoder":
+        _check_head(model, vocab)
     return ImportedModel(
         graph=model,
         kind=kind,
         name=source.name,
         context=source.context,
-        vocab=_vocabulary(model),
+        vocab=vocab,
         layers=layers,
         tokenizer_json=source.tokenizer_json,
         chat_template=source.chat_template,
         generation=source.generation,
         digest=weights.graph_digest(model, digests),
     )
+
+
+def _check_head(model: ir.Model, vocab: int) -> None:
+    """Refuse logits of another width than the table: a sampled token could have no row."""
+    width = (dims(model.graph.outputs[0]) or (vocab,))[-1]
+    if width != vocab:
+        raise UnsupportedError(
+            f"the model predicts {width} tokens and embeds {vocab}",
+            where=f"output '{model.graph.outputs[0].name}'",
+            limit="logits as wide as the token table has rows",
+            remedy="cut or pad the head of the model to its vocabulary",
+        )
 
 
 def _vocabulary(model: ir.Model) -> int:

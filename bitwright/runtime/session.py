@@ -209,12 +209,13 @@ class Session:
         self._need("encoder")
         tokens = self._ids(ids)
         self._need_room(len(tokens))
-        wanted = self.manifest.interface.token_types
-        if token_types is not None and (not wanted or len(token_types) != len(tokens)):
-            limit = f"{len(tokens)} of them, one per token" if wanted else "this model has none"
+        kinds = self.manifest.interface.token_types
+        types = [0] * len(tokens) if token_types is None else [int(kind) for kind in token_types]
+        fits = len(types) == len(tokens) and all(0 <= kind < kinds for kind in types)
+        if token_types is not None and not fits:
+            limit = f"{len(tokens)} of them, one per token, 0 to {kinds - 1}" if kinds else "this model has none"
             raise UsageError("the token types do not fit", where="token_types", limit=limit, remedy="leave them out")
-        types = token_types if token_types is not None else [0] * len(tokens)
-        return self.module.encode(tokens, types if wanted else None)
+        return self.module.encode(tokens, types if kinds else None)
 
     # Text ------------------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             prefill_chunk=CONTEXT,
             vocab=VOCAB,
             functions=("encode",),
-            token_types=request.param,
+            token_types=len(TABLE) if request.param else 0,
             weight_bytes_per_token=0,
             cache_bytes_per_token=0,
         ),
@@ -85,10 +85,13 @@ def test_any_length_up_to_the_context(encoder: Session) -> None:
 
 
 def test_token_types_that_do_not_fit_are_refused(encoder: Session) -> None:
-    with pytest.raises(UsageError) as caught:
-        encoder.encode([1, 2], [0])
     wanted = encoder.manifest.interface.token_types
-    assert caught.value.limit == ("2 of them, one per token" if wanted else "this model has none")
+    # Too few, and one that the table has no row for.
+    for types in ([0], [0, len(TABLE)], [-1, 0]):
+        with pytest.raises(UsageError) as caught:
+            encoder.encode([1, 2], types)
+        rule = f"2 of them, one per token, 0 to {len(TABLE) - 1}"
+        assert caught.value.limit == (rule if wanted else "this model has none")
 
 
 @pytest.mark.parametrize("method", ["prefill", "logits", "generate"])

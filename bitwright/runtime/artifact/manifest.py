@@ -43,7 +43,7 @@ class Interface(_Record):
         prefill_chunk: most tokens of one call of ``prefill`` or ``score`` (``encode`` takes up to ``context``).
         vocab: width of the logits (for an encoder: size of the embedding table).
         functions: Relax functions in the module, e.g. ``prefill``, ``decode``, ``score`` or ``encode``.
-        token_types: ``encode`` takes a second tensor of token types.
+        token_types: rows of the token-type table; 0: ``encode`` takes no token types.
         weight_bytes_per_token: bytes of weights that one decode step reads (an untied embedding counts one row).
         cache_bytes_per_token: bytes of K and V that one cached position takes in all layers together.
     """
@@ -52,7 +52,7 @@ class Interface(_Record):
     prefill_chunk: Positive
     vocab: Positive
     functions: tuple[str, ...] = Field(strict=False)
-    token_types: bool = False
+    token_types: Count = 0
     weight_bytes_per_token: Count
     cache_bytes_per_token: Count
 

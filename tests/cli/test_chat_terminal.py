@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,13 @@ class Terminal:
         environment = {**os.environ, "TERM": "dumb"}
         # A session of its own, with the terminal as its controlling one, so that Ctrl-C becomes a signal.
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *line], stdin=slave, stdout=slave, stderr=slave, env=environment
+            ["setsid", "--ctty", *line],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            # A test run in the background inherits an ignored SIGINT; a terminal's programs do not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(slave)
         self.shown = b""

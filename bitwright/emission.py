@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitwright.errors import UsageError
 from bitwright.options import Options
 from bitwright.plan import Plan
 from bitwright.program import CACHE_BLOCK, Parameter, Program
 from bitwright.scheme import CacheScheme
 from bitwright.target import Target
+
+# Object code and library of a model are one or two MB; they do not grow with its weights.
+LINK_BYTES = 16 << 20
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
@@ -35,7 +41,18 @@ def write(
 
     def export(path: Path) -> None:
         tell("generate code")
-        build_library(_with_bandwidth(program.module, target), target, path)
+        module = _with_bandwidth(program.module, target)
+        for folder in (path.parent, Path(tempfile.gettempdir())):
+            reserve(folder)
+        try:
+            build_library(module, target, path)
+        except RuntimeError as error:
+            raise UsageError(
+                "the library could not be linked",
+                where=str(path),
+                limit=" ".join(str(error).split())[-400:],
+                remedy=f"free space there and in {tempfile.gettempdir()}, and check that gcc works",
+            ) from error
         tell("quantize the weights")
 
     return write_artifact(
@@ -90,6 +107,16 @@ class _Weight:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return self.parameter.load()
+
+
+def reserve(folder: Path, size: int = LINK_BYTES) -> None:
+    """Prove that ``size`` bytes can be written in ``folder`` now: LLVM ends the process when it cannot write.
+
+    Raises:
+        OSError: the disk is full, the folder is not writable, or a limit on file sizes is smaller.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _entry_points(program: Program) -> Iterator[tuple[str, Any]]:

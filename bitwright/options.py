@@ -81,7 +81,7 @@ def make_options(
             remedy="edit the plan, or leave --plan out",
         )
     return Options(
-        scheme=LinearScheme.parse(scheme or DEFAULT_SCHEME),
+        scheme=LinearScheme.parse(DEFAULT_SCHEME if scheme is None else scheme),
         table=None if table is None else LinearScheme.parse(table),
         cache_bits=kv_bits,
         plan=None if plan is None else Plan.read(Path(plan)),

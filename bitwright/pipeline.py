@@ -7,7 +7,8 @@ between import and code generation is a pass of ``passes/``; with ``dump_ir`` th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,9 @@ def compile_model(
     tell = progress or (lambda _: None)
     target = Target.parse(options.target)
     check_destination(output, overwrite=options.overwrite)
+    if options.dump_ir is not None:
+        with writing_ir(options.dump_ir):
+            pass  # now rather than after the model has been read
     imported = load_model(model, tell, options.context)
     plan, program = plan_and_program(imported, options, target, tell)
     for number, phase in enumerate(transformations(options, plan, target), start=3):
@@ -167,5 +171,23 @@ def _uniform(program: Program, imported: ImportedModel, options: Options, target
 def _dump(folder: Path | None, number: int, name: str, program: Program) -> None:
     if folder is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{number:02d}-{name}.py").write_text(program.module.script(show_meta=False))
+    with writing_ir(folder):
+        (folder / f"{number:02d}-{name}.py").write_text(program.module.script(show_meta=False))
+
+
+@contextmanager
+def writing_ir(folder: Path) -> Iterator[None]:
+    """Make ``folder``; what fails there and in the block is an error of ``--dump-ir``.
+
+    Raises:
+        UsageError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"the IR cannot be written: {error.strerror}",
+            where=f"--dump-ir {folder}",
+            remedy="choose a folder that can be written",
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,39 @@ def test_dump_ir_shows_every_phase_and_the_schemes(tmp_path: Path) -> None:
     assert '"scheme": "u4g32a8"' in annotated and '"k_scheme": "k16"' in annotated
 
 
+@pytest.mark.parametrize("name", ["file", "file/ir"])
+def test_a_place_that_cannot_hold_the_ir_is_refused_before_reading(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="the IR cannot be written"):
+        pipeline.compile("no-such-model", tmp_path / "a", dump_ir=tmp_path / name)
+
+
+def test_a_full_disk_while_generating_code_leaves_nothing(tmp_path: Path) -> None:
+    """LLVM would end the process, so the room is taken beforehand. The limit on file sizes stands in for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+        with pytest.raises(UsageError, match="the artifact could not be written: File too large"):
+            pipeline.compile(decoder(Shape(layers=1)), tmp_path / "a", context=64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_linker_that_fails_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("cc", "gcc", "g++", "c++", "clang", "clang++"):
+        (tools / name).write_text("#!/bin/sh\necho 'ld: final link failed: No space left on device'\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UsageError, match="the library could not be linked") as caught:
+        pipeline.compile(decoder(Shape(layers=1)), tmp_path / "a", context=64)
+    assert "No space left on device" in str(caught.value.limit)
+    assert list(tmp_path.iterdir()) == [tools]
+
+
 def test_an_illegal_group_names_site_and_reason(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError) as caught:
         pipeline.compile(decoder(Shape(layers=1)), tmp_path / "a", scheme="u4g64a8", context=64)
@@ -197,6 +231,11 @@ def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
     other = Options(plan=replace(plan, model="0" * 64), context=64)
     with pytest.raises(InputError, match="made for another model"):
         pipeline.compile_model(model, tmp_path / "a", other)
+
+
+def test_an_empty_scheme_is_not_taken_for_the_default() -> None:
+    with pytest.raises(UsageError, match="'' is not a scheme"):
+        make_options(scheme="")
 
 
 def test_a_plan_together_with_schemes_is_refused() -> None:

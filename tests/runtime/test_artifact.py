@@ -20,7 +20,7 @@ import toy as toy_model
 
 import bitwright
 from bitwright.errors import BitwrightError, InputError, UnsupportedError, UsageError
-from bitwright.runtime.artifact import Artifact, TargetRecord, replace
+from bitwright.runtime.artifact import Artifact, TargetRecord, check_destination, replace
 from bitwright.runtime.artifact.manifest import Manifest
 from bitwright.runtime.host import Host
 
@@ -174,6 +174,22 @@ def test_the_kernels_own_refusal_to_write_leaves_nothing(tmp_path: Path, toy: An
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["file/a", "n" * 300])
+def test_an_output_that_cannot_be_made_is_refused_before_long_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="the output cannot be made"):
+        check_destination(tmp_path / name, overwrite=False)
+
+
+def test_an_output_in_a_folder_without_permission_is_refused_before_long_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who may write anywhere
+    with pytest.raises(UsageError, match="the output cannot be made: Permission denied") as caught:
+        check_destination(tmp_path / "new" / "a", overwrite=False)
+    assert caught.value.where == str(tmp_path)
+
+
 def test_an_output_in_an_unwritable_place_is_a_usage_error(toy: Any, executable: Any) -> None:
     with pytest.raises(UsageError, match="the artifact could not be written"):
         toy_model.write(Path("/proc/artifact"), toy, executable)
@@ -200,7 +216,7 @@ def test_a_truncated_file_is_found(copy: Path, name: str) -> None:
     assert error.where == str(copy / name)
 
 
-@pytest.mark.parametrize("name", [*ALL_FILES, "manifest.json"])
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
     error = refused(copy, InputError)
@@ -234,7 +250,8 @@ def test_something_else_is_no_artifact(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "nothing", tmp_path / "file"):
         assert refused(path, InputError).what == "there is no artifact folder"
-    assert refused(tmp_path, InputError).where == str(tmp_path / "manifest.json")
+    error = refused(tmp_path, InputError)
+    assert (error.what, error.where) == ("the folder is no artifact: it holds no manifest.json", str(tmp_path))
 
 
 # The manifest --------------------------------------------------------------------------------------------------------

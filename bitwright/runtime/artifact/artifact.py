@@ -40,6 +40,12 @@ class Artifact:
                 "there is no artifact folder", where=str(folder), remedy="make one with `bitwright compile`"
             )
         manifest = folder / files.MANIFEST
+        if not manifest.exists() and not manifest.is_symlink():
+            raise InputError(
+                f"the folder is no artifact: it holds no {files.MANIFEST}",
+                where=str(folder),
+                remedy="make an artifact with `bitwright compile`, or copy it again if this is a copy",
+            )
         _check_regular(manifest)
         if manifest.stat().st_size > MAX_MANIFEST_BYTES:
             limit = f"at most {MAX_MANIFEST_BYTES} bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -120,10 +121,20 @@ def check_destination(destination: Path, *, overwrite: bool) -> None:
     """Refuse a place where ``write_artifact`` would not write: to be called before long work.
 
     Raises:
-        UsageError: ``destination`` exists and is no artifact, or is one and ``overwrite`` is False.
+        UsageError: ``destination`` exists and is no artifact, or is one and ``overwrite`` is False, or the folder that
+            it would be made in is not writable.
     """
-    if not destination.exists() and not destination.is_symlink():
+    try:
+        destination.lstat()
+    except FileNotFoundError:
+        _check_parent(destination)
         return
+    except OSError as error:
+        raise UsageError(
+            f"the output cannot be made: {error.strerror}",
+            where=str(destination),
+            remedy="choose another output folder",
+        ) from error
     if not (destination.is_dir() and (destination / files.MANIFEST).is_file()) or destination.is_symlink():
         raise UsageError(
             "the output exists and is no artifact",
@@ -134,6 +145,14 @@ def check_destination(destination: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError(
             "the artifact exists already", where=str(destination), remedy="choose another folder or pass --overwrite"
+        )
+
+
+def _check_parent(destination: Path) -> None:
+    folder = _existing(destination.absolute())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            "the output cannot be made: Permission denied", where=str(folder), remedy="choose another output folder"
         )
 
 

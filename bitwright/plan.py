@@ -61,7 +61,7 @@ class Plan:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 "the plan is not valid JSON", where=f"{where}: {error}", remedy="fix the syntax"
             ) from error
@@ -93,7 +93,10 @@ class Plan:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError("the plan cannot be read", where=f"{path}: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise InputError(
+                "the plan cannot be read", where=str(path), limit=reason, remedy="copy plan.json from an artifact"
+            ) from error
         return cls.from_json(text, where=str(path))
 
     def check_sites(self, sites: tuple[Site, ...], *, where: str = "plan") -> None:

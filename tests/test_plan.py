@@ -45,6 +45,7 @@ def test_a_plan_cannot_be_changed() -> None:
     ("text", "message"),
     [
         ("", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ("[]", "unknown version"),
         ("{}", "unknown version"),
         ('{"plan_version": 2, "schemes": {}}', "unknown version"),

@@ -34,18 +34,28 @@ def print_json(document: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; columns whose cells are all numbers are right-aligned."""
+    """A table on stdout; columns whose cells are all numbers are right-aligned.
+
+    On a terminal that is too narrow the last column continues on further lines; nothing is cut off.
+    """
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         numeric = all(row[index][:1].isdigit() or row[index][:1] in "-" for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+        last = index == len(columns) - 1
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=not last, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # Piped output is for programs: never cut to a width that nobody sees.
-    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    # Piped output is for programs: never cut to a width that nobody sees, nor padded to it.
+    output = Console(width=10_000)
+    with output.capture() as capture:
+        output.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 Progress = Callable[[int, int], None]

@@ -10,6 +10,7 @@ import typer
 from bitwright.cli import console
 from bitwright.cli.options import ArtifactArgument, JsonOption, ThreadsOption
 from bitwright.cli.prompt import read_text
+from bitwright.errors import UsageError
 
 if TYPE_CHECKING:
     from bitwright.runtime.evaluate import Evaluation, Logits
@@ -39,6 +40,13 @@ def command(
 
     session = load(artifact, threads=threads)
     tokens = session.tokenizer.encode(content, special=False)
+    if ctx > session.context:
+        raise UsageError(
+            f"windows of {ctx} tokens",
+            where="--ctx",
+            limit=f"the context of this artifact is {session.context} tokens",
+            remedy=f"use --ctx {session.context} or less, or compile the model with a larger --context",
+        )
     windows_of(tokens, ctx, windows)  # a text that is too short is refused before the reference is loaded
     expected = None if reference is None else _reference(reference, reference_cache)
     with console.progress("scoring windows") as advance:
@@ -55,7 +63,8 @@ def _reference(model: str, cache: Path | None) -> Logits:
     from bitwright.frontend.interpreter import Interpreter
     from bitwright.runtime.reference_cache import ReferenceCache
 
-    imported: Any = load(model)
+    with console.phases("reading the reference") as tell:
+        imported: Any = load(model, progress=lambda phase, _fraction: tell(phase))
     logits: Logits = Interpreter(imported.graph).logits
     return logits if cache is None else ReferenceCache(cache, imported.digest, logits)
 

@@ -33,16 +33,19 @@ StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Stop at th
 SystemOption = Annotated[str | None, typer.Option(help="System message for the chat template.")]
 
 
+MOST_DIGITS = 9
+
+
 def parse_counts(text: str, name: str) -> list[int]:
     """``"0,4096"`` as numbers.
 
     Raises:
-        UsageError: anything but whole numbers from 0 with commas between them.
+        UsageError: anything but whole numbers from 0, of at most MOST_DIGITS digits, with commas between them.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) <= MOST_DIGITS for part in parts):
         raise UsageError(
-            f"'{text}' is no list of counts",
+            f"'{text[:80]}' is no list of counts",
             where=name,
             limit="whole numbers from 0 with commas between them",
             remedy=f"pass for example {name} 0,4096",

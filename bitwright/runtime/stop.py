@@ -13,16 +13,20 @@ class StopStrings:
     Text that may be the beginning of a stop string is withheld until it is clear that it is not.
 
     Raises:
-        UsageError: an empty stop string (it would stop everything) or something that is no string.
+        UsageError: an empty stop string (it would stop everything), one that is no Unicode text (it would stop
+            nothing), or something that is no string.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         if isinstance(stops, str):
             stops = (stops,)
         for stop in stops:
-            if not isinstance(stop, str) or not stop:
+            if not isinstance(stop, str) or not stop or any("\ud800" <= letter <= "\udfff" for letter in stop):
                 raise UsageError(
-                    f"{stop!r} is no stop string", where="stop", limit="texts that are not empty", remedy="leave it out"
+                    f"{stop!r} is no stop string",
+                    where="stop",
+                    limit="Unicode texts that are not empty",
+                    remedy="leave it out",
                 )
         self._stops = tuple(stops)
         self._held = ""

@@ -112,6 +112,8 @@ def test_run_reads_the_prompt_from_stdin(command: Any, artifact_path: Path) -> N
         (["x", "--repetition-penalty", "0"], b"", 2, "repetition_penalty is 0.0"),
         (["x", "--seed", "-1"], b"", 2, "seed is -1"),
         (["x", "--stop", ""], b"", 2, "'' is no stop string"),
+        (["x", "--stop", b"\xff"], b"", 2, r"'\udcff' is no stop string"),
+        (["-"], b"x" * ((4 << 20) + 1), 3, "the text is too long\n  where: stdin\n  limit: at most 4194304 bytes"),
         (["x", "-t", "1000"], b"", 2, "1000 threads were asked for"),
         (["x", "--raw", "--system", "y"], b"", 2, "a system message needs a chat template"),
     ],
@@ -180,6 +182,8 @@ def test_interrupting_a_pipe_is_exit_code_130(artifact_path: Path) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A test run in the background inherits an ignored SIGINT; the command is to see it all the same.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(b"a\n")
@@ -209,6 +213,7 @@ def test_bench(command: Any, artifact_path: Path) -> None:
     ("arguments", "text"),
     [
         (["-p", "x"], "'x' is no list of counts"),
+        (["-p", "1" * 5000], f"'{'1' * 80}' is no list of counts"),
         (["-d", "-5"], "'-5' is no list of counts"),
         (["-n", ""], "'' is no list of counts"),
         (["-p", "0", "-n", "0"], "there is nothing to measure"),
@@ -255,12 +260,47 @@ def test_eval_refuses_text_that_is_not_utf8(command: Any, artifact_path: Path, t
     failed(command("eval", artifact_path, "--text", tmp_path / "no"), 3, "cannot read the text: No such file")
 
 
+def test_eval_refuses_text_that_is_too_short_or_endless(
+    command: Any, artifact_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "text"
+    path.write_text("Hello")
+    failed(command("eval", artifact_path, "--text", path, "--ctx", "16"), 3, "the text has 5 tokens, too few for one")
+    monkeypatch.setattr("bitwright.cli.prompt.MOST_TEXT_BYTES", 3_000_000)
+    failed(command("eval", artifact_path, "--text", "/dev/zero"), 3, "the text is too long\n  where: /dev/zero")
+
+
+def test_tables_through_a_pipe_have_no_trailing_spaces(command: Any, artifact_path: Path, text_file: Path) -> None:
+    table = command("eval", artifact_path, "--text", text_file, "--ctx", "16").stdout.decode().splitlines()
+    assert len(table) == 5 and table == [line.rstrip() for line in table]
+
+
+def test_a_narrow_terminal_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from bitwright.cli import console
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    long = " ".join(f"feature{number}" for number in range(12))
+    console.print_table(("name", "value"), [["hidden features", long]])
+    text = shown.getvalue()
+    assert "hidden features" in text and "…" not in text
+    assert all(f"feature{number}" in text for number in range(12))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
         (["--ctx", "0"], 2, "windows of 0 tokens cannot be scored"),
-        (["--ctx", "512"], 3, "the text has 135 tokens, too few for one window"),
-        (["--ctx", "64"], 2, "the context of this artifact is 48 tokens"),
+        (["--ctx", "64"], 2, "the context of this artifact is 48 tokens\n  remedy: use --ctx 48 or less"),
+        ([], 2, "the context of this artifact is 48 tokens\n  remedy: use --ctx 48 or less"),
         (["--ctx", "16", "--windows", "0"], 2, "0 windows were asked for"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -113,10 +114,18 @@ def reserve(folder: Path, size: int = LINK_BYTES) -> None:
     """Prove that ``size`` bytes can be written in ``folder`` now: LLVM ends the process when it cannot write.
 
     Raises:
-        OSError: the disk is full, the folder is not writable, or a limit on file sizes is smaller.
+        UsageError: the disk is full, the folder is not writable, or a limit on file sizes is smaller.
     """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, size)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise UsageError(
+            f"there is no room to generate code: {error.strerror}",
+            where=str(folder),
+            limit=f"{size} bytes are needed for a while, {shutil.disk_usage(folder).free} are free",
+            remedy="free space there; TMPDIR names the folder of temporary files; nothing was left behind",
+        ) from error
 
 
 def _entry_points(program: Program) -> Iterator[tuple[str, Any]]:

@@ -190,7 +190,7 @@ def test_a_full_disk_while_generating_code_leaves_nothing(tmp_path: Path) -> Non
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-        with pytest.raises(UsageError, match="the artifact could not be written: File too large"):
+        with pytest.raises(UsageError, match="there is no room to generate code: File too large"):
             pipeline.compile(decoder(Shape(layers=1)), tmp_path / "a", context=64)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -13,6 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from bitwright.errors import InputError, UsageError
+from bitwright.runtime.memory_limit import memory_limit
+
+MOST_MEMORY = 1 << 30
+"""Bytes a template may take: a program of a model's author must not be able to fill the machine."""
 
 Message = Mapping[str, Any]
 """``{"role": "user", "content": "Hello"}``"""
@@ -32,8 +36,9 @@ class ChatTemplate:
         self._where = where
         self._tokens = dict(tokens or {})
         try:
-            self._template = _environment().from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+            with memory_limit(MOST_MEMORY):  # constant expressions are computed here
+                self._template = _environment().from_string(source)
+        except (jinja2.TemplateError, RecursionError, MemoryError) as error:
             raise self._failed("the chat template is not valid", error) from error
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
@@ -53,13 +58,14 @@ class ChatTemplate:
                     limit='{"role": "user", "content": "..."}',
                 )
         try:
-            text: str = self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self._tokens,
-            )
+            with memory_limit(MOST_MEMORY):
+                text: str = self._template.render(
+                    messages=[dict(message) for message in messages],
+                    add_generation_prompt=add_generation_prompt,
+                    tools=None,
+                    documents=None,
+                    **self._tokens,
+                )
             return text
         except Exception as error:  # a template is a program: it can raise anything
             raise self._failed("the chat template failed", error) from error
@@ -70,7 +76,9 @@ class ChatTemplate:
         return InputError(
             what,
             where=where,
-            limit=str(error) or type(error).__name__,
+            limit=f"at most {MOST_MEMORY} bytes of memory"
+            if isinstance(error, MemoryError)
+            else str(error) or type(error).__name__,
             remedy="pass other messages, or a plain prompt instead",
         )
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import NumericalError, UsageError
@@ -52,6 +53,9 @@ class SamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            _check(name, value, number, "a number")
         _check("temperature", self.temperature, 0.0 <= self.temperature <= 100.0, "0 (greedy) to 100")
         _check("top_k", self.top_k, isinstance(self.top_k, int) and self.top_k >= 0, "a whole number, 0 for all tokens")
         _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0, at most 1")
@@ -70,7 +74,7 @@ class SamplingOptions:
 
 
 def _check(name: str, value: object, valid: bool, limit: str) -> None:
-    if isinstance(value, bool) or not valid or not math.isfinite(value):  # type: ignore[arg-type]
+    if not valid or not math.isfinite(value):  # type: ignore[arg-type]
         raise UsageError(f"{name} is {value!r}", where=name, limit=limit, remedy="choose a value in that range")
 
 

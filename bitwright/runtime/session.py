@@ -134,9 +134,21 @@ class Session:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Token ids that end an answer (``eos_token_id``)."""
-        ids = self.generation_config.get("eos_token_id")
-        return frozenset(ids if isinstance(ids, list) else () if ids is None else (ids,))
+        """Token ids that end an answer (``eos_token_id``).
+
+        Raises:
+            InputError: the generation config holds something else there.
+        """
+        value = self.generation_config.get("eos_token_id")
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in ids):
+            raise InputError(
+                f"eos_token_id is {value!r}",
+                where=str(self.artifact.folder / GENERATION),
+                limit="a token id, a list of them, or null",
+                remedy="correct the model's generation_config.json and compile it again",
+            )
+        return frozenset(ids)
 
     # Numbers ---------------------------------------------------------------------------------------------------------
 
@@ -297,7 +309,7 @@ class Session:
             "repetition_penalty": repetition_penalty,
             "seed": seed,
         }
-        options = SamplingOptions.recommended(self.generation_config, **given)
+        options = self._options(given)
         limits = Limits(max_tokens, self.end_ids, (stop,) if isinstance(stop, str) else tuple(stop))
         tokens = self._prompt(prompt, messages, ids)
         generation = Generation(
@@ -309,6 +321,18 @@ class Session:
             limits=limits,
         )
         return generation if stream else Completion.of(generation)
+
+    def _options(self, given: dict[str, Any]) -> SamplingOptions:
+        try:
+            SamplingOptions.recommended(self.generation_config)
+        except UsageError as error:
+            raise InputError(
+                f"the model recommends an impossible {error.where}: {error.what}",
+                where=str(self.artifact.folder / GENERATION),
+                limit=error.limit,
+                remedy="correct the model's generation_config.json and compile it again",
+            ) from error
+        return SamplingOptions.recommended(self.generation_config, **given)
 
     def _prompt(self, prompt: str | None, messages: Sequence[Message] | None, ids: Sequence[int] | None) -> list[int]:
         if sum(source is not None for source in (prompt, messages, ids)) != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from typing import Any
 
 import pytest
@@ -95,6 +96,23 @@ def test_what_a_template_may_not_do_is_an_input_error(source: str, limit: str) -
     assert caught.value.what == "the chat template failed"
     assert limit in str(caught.value.limit)
     assert str(caught.value.where).startswith("chat_template.jinja")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10 ** 10 }}",
+        "{{ messages[0].content * 10 ** 10 }}",
+        "{{ 'a'.ljust(10 ** 10) }}",
+        "{% set ns = namespace(x='abcdefgh') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    ],
+)
+def test_a_template_cannot_fill_the_memory(source: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(InputError) as caught:
+        ours(source).render(MESSAGES)
+    assert caught.value.limit == "at most 1073741824 bytes of memory"
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 @pytest.mark.parametrize("source", ["{% for %}", "{{ a", "{% endif %}", "{{ x | no_such_filter }}", "{% import os %}"])

@@ -114,6 +114,7 @@ def test_logits_that_are_not_finite_are_an_error(bad: float) -> None:
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("temperature", True),
+        ("temperature", "hot"),
         ("top_k", -1),
         ("top_k", 1.5),
         ("top_p", 0.0),

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy import CHUNK, CONTEXT
+from toy import CHUNK, CONTEXT, write
 
 import bitwright
-from bitwright.errors import UnsupportedError, UsageError
+from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.runtime.session import Session
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 97, 93, 23, 84, 62, 64, 33, 83, 27, 95, 0, 255]
@@ -141,3 +141,21 @@ def test_a_process_that_runs_an_artifact_loads_no_compiler(artifact_path: Path) 
         f"affinity {len(os.sched_getaffinity(0))}",
         "torch still imports 1.0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"eos_token_id": [[1]]}, "eos_token_id is"),
+        ({"eos_token_id": "x"}, "eos_token_id is 'x'"),
+        ({"do_sample": True, "temperature": "hot"}, "the model recommends an impossible temperature"),
+        ({"do_sample": True, "top_p": 7}, "the model recommends an impossible top_p"),
+    ],
+)
+def test_an_impossible_generation_config_is_an_input_error(
+    tmp_path: Path, toy: Any, executable: Any, config: dict[str, Any], text: str
+) -> None:
+    write(tmp_path / "a", toy, executable, generation=config)
+    with pytest.raises(InputError, match=text) as caught:
+        bitwright.load(tmp_path / "a", threads=1).generate("Once", max_tokens=1)
+    assert str(caught.value.where).endswith("generation_config.json")

@@ -83,6 +83,7 @@ def compile_model(
 
     options = options or Options()
     tell = progress or (lambda _: None)
+    let_interruptions_pass()
     target = Target.parse(options.target)
     check_destination(output, overwrite=options.overwrite)
     if options.dump_ir is not None:
@@ -95,6 +96,14 @@ def compile_model(
         program = phase(program)
         _dump(options.dump_ir, number, phase.name, program)
     return emission.write(imported, program, plan, target, options, output, tell)
+
+
+def let_interruptions_pass() -> None:
+    """Keep Ctrl-C and ``sys.exit`` what they are on their way through TVM, which else makes RuntimeErrors of them."""
+    from tvm_ffi import register_error
+
+    for kind in (KeyboardInterrupt, SystemExit):
+        register_error(kind.__name__, kind)
 
 
 def load_model(model: str | Path | ImportedModel, tell: Progress, context: int | None = None) -> ImportedModel:

@@ -211,6 +211,22 @@ def test_a_linker_that_fails_is_named_and_leaves_nothing(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [tools]
 
 
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interruption_inside_tvm_stays_one_and_leaves_nothing(tmp_path: Path, interruption: BaseException) -> None:
+    import tvm_ffi
+
+    def interrupted(phase: str) -> None:
+        if phase == "generate code":
+            tvm_ffi.convert(interrupt)()
+
+    def interrupt() -> None:
+        raise interruption
+
+    with pytest.raises(type(interruption)):
+        pipeline.compile(decoder(Shape(layers=1)), tmp_path / "a", context=64, progress=interrupted)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_illegal_group_names_site_and_reason(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError) as caught:
         pipeline.compile(decoder(Shape(layers=1)), tmp_path / "a", scheme="u4g64a8", context=64)

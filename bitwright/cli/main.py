@@ -105,6 +105,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         build().main(args=list(arguments), prog_name="bitwright")
     except SystemExit as error:
+        if isinstance(error.code, str) and error.code.isdecimal():  # it came through TVM, which keeps only text
+            return int(error.code)
         return error.code if isinstance(error.code, int) else int(bool(error.code))
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -100,6 +100,8 @@ def failing(error: BaseException) -> Any:
         (NumericalError("w"), 6),
         (InternalError("w"), 70),
         (KeyboardInterrupt(), 130),
+        (SystemExit(143), 143),
+        (SystemExit("143"), 143),
         (ZeroDivisionError("oops"), 70),
     ],
 )

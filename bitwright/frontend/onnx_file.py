@@ -71,6 +71,7 @@ def _load(path: Path) -> ir.Model:
             limit="a model with nodes and opsets",
             remedy="export it again",
         )
+    _check_operators(proto)
     try:
         onnx.checker.check_model(_without_external_data(proto))
         model = ir.from_proto(proto)
@@ -82,6 +83,20 @@ def _load(path: Path) -> ir.Model:
     except Exception as error:  # checker and deserializer raise many classes
         raise _malformed(path, error) from error
     return model
+
+
+def _check_operators(proto: Any) -> None:
+    """Name a node whose operator ONNX does not have, before the checker calls the whole file malformed."""
+    import onnx
+
+    for node in proto.graph.node:
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, ""):
+            raise UnsupportedError(
+                f"ONNX has no operator '{node.op_type[:80]}'",
+                where=f"node '{node.name[:80]}' (ai.onnx::{node.op_type[:80]})",
+                limit=f"the operators of onnx {onnx.__version__}",
+                remedy="export the model again, or declare the operator's own domain",
+            )
 
 
 def _without_external_data(proto: Any) -> Any:

@@ -7,8 +7,9 @@ of the step does not start any: it says what one thread of a team does, and is a
 - as workers of the whole step (``codegen.step``): every thread of one parallel region calls the kernel's phases, with a
   spin barrier where one thread's results are read by another.
 
-A phase is emitted from ``(buffers, thread, threads)``; thread and threads are ints or int64 expressions. With
-``(buffers, 0, 1)`` it does all the work, so that any phase can also be computed by every thread for itself.
+A phase is emitted from ``(buffers, thread, threads)``; thread and threads are ints or int64 expressions. A split phase with
+``(buffers, 0, 1)`` does all the work. An unsplit phase always does: its ``threads`` says how many computed the phases before
+it (how many slots of scratch are filled), its ``thread`` is of no use.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Phase:
 
     Attributes:
         emit: emits what thread ``thread`` of ``threads`` does, given the kernel's buffers and scalars by name.
-        split: the threads share the work. Otherwise one computes everything (``emit(buffers, 0, 1)``), or each for itself.
+        split: the threads share the work. Otherwise one computes everything, or each for itself.
     """
 
     emit: Emit
@@ -44,7 +45,10 @@ class TeamKernel:
         arguments: tensors in the order of the arguments, results last; scalars are int64 and have shape ().
         results: how many of the last arguments are written (state that is written in place is not counted).
         scratch: tensors shared by the team between phases; at most ``threads`` slots where the extent is ``THREADS``.
-        phases: in order; every thread has finished one before any starts the next.
+        phases: in order; every thread has finished one before any starts the next. The last writes the results, those
+            before it write scratch.
+        repeatable: every thread may compute an unsplit phase for itself, at the same time: whatever it writes in place
+            comes out the same.
     """
 
     name: str
@@ -52,6 +56,7 @@ class TeamKernel:
     results: int
     phases: tuple[Phase, ...]
     scratch: tuple[TensorSpec, ...] = ()
+    repeatable: bool = True
 
 
 THREADS = -2
@@ -88,6 +93,6 @@ def standalone(team_kernel: TeamKernel, threads: int) -> Any:
             if phase.split and threads > 1:
                 with loop(threads, "parallel") as thread:
                     phase.emit(buffers, thread, threads)
-            else:
-                phase.emit(buffers, 0, 1)
+            else:  # all of it; with one thread a split phase is that too
+                phase.emit(buffers, 0, threads)
     return function.func

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitwright.codegen.step.barrier import WORDS
+from bitwright.codegen.step.program import StepProgram
+from bitwright.codegen.step.schedule import Schedule, schedule
 from bitwright.errors import UsageError
 from bitwright.options import Options
 from bitwright.plan import Plan
@@ -24,7 +27,7 @@ LINK_BYTES = 16 << 20
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
-    from bitwright.runtime.artifact import Artifact
+    from bitwright.runtime.artifact import Artifact, StepRecord
 
 
 def write(
@@ -38,7 +41,12 @@ def write(
 ) -> Artifact:
     """Generate code, quantize the weights as they are written (one matrix at a time), and write the folder."""
     from bitwright.codegen.build import build_library
+    from bitwright.codegen.step.emit import step_functions
     from bitwright.runtime.artifact import Interface, ModelRecord, StateTensor, TargetRecord, write_artifact
+
+    step, plan_of_step = program.step, None
+    if step is not None:
+        plan_of_step = schedule(step.program, target.cores)
 
     def export(path: Path) -> None:
         tell("generate code")
@@ -46,7 +54,10 @@ def write(
         for folder in (path.parent, Path(tempfile.gettempdir())):
             reserve(folder)
         try:
-            build_library(module, target, path)
+            functions = {}
+            if step is not None and plan_of_step is not None:
+                functions = step_functions(step.program, plan_of_step, step.workers, step.vocab, target.triple)
+            build_library(module, target, path, functions)
         except RuntimeError as error:
             raise UsageError(
                 "the library could not be linked",
@@ -68,6 +79,7 @@ def write(
             token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
+            step=None if step is None or plan_of_step is None else step_record(step.program, plan_of_step),
         ),
         state=[StateTensor(name=n, shape=s, dtype=d) for n, s, d in _state(program, plan)],
         target=TargetRecord(
@@ -85,6 +97,21 @@ def write(
         report=_report(imported, program, plan, target),
         scheme=_summary(plan),
         overwrite=options.overwrite,
+    )
+
+
+def step_record(step: StepProgram, schedule: Schedule) -> StepRecord:
+    """What a session needs to know about the decode step: its memory, its tasks and the bytes that each reads."""
+    from bitwright.runtime.artifact import StepRecord
+
+    operations = [step.operations[task.operation] for task in schedule.tasks]
+    return StepRecord(
+        shared_bytes=schedule.shared_bytes,
+        private_bytes=schedule.private_bytes,
+        threads=schedule.threads,
+        barrier_words=WORDS,
+        barriers=schedule.barriers,
+        tasks=tuple((operation.name, operation.reads) for operation in operations),
     )
 
 
@@ -201,6 +228,8 @@ def _report(imported: ImportedModel, program: Program, plan: Plan, target: Targe
         f"Compiled for {target.name} ({target.cpu or 'any CPU'} of {target.triple}, fingerprint {target.fingerprint}).",
         f"Context {min(program.capacity, imported.context)} tokens. Weights {total:,} bytes as stored.",
         "",
+        _decode_line(program),
+        "",
         "| kind of site | schemes |",
         "|---|---|",
         *(f"| {kind} | {names} |" for kind, names in _summary(plan).items()),
@@ -214,3 +243,11 @@ def _report(imported: ImportedModel, program: Program, plan: Plan, target: Targe
         "",
     ]
     return "\n".join(lines)
+
+
+def _decode_line(program: Program) -> str:
+    if program.step is not None:
+        return f"Decoding: one parallel region of {len(program.step.program.operations)} kernel calls."
+    if program.step_refused:
+        return f"Decoding: in the VM, because the step could not be flattened: {program.step_refused}."
+    return "Encoder: one call per text."

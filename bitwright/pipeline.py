@@ -38,6 +38,7 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
     """The phases between finding the sites and code generation, in order."""
     from bitwright.codegen.isa import select_isa
     from bitwright.passes.annotate import Annotate
+    from bitwright.passes.flatten_decode import FlattenDecode
     from bitwright.passes.fuse_add_norm import FuseAddNorm
     from bitwright.passes.fuse_glu import FuseGlu
     from bitwright.passes.fuse_linears import FuseLinears
@@ -55,6 +56,7 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
         Quantize(isa),
         FuseQuantize(),
         Lower(isa, threads=target.cores),
+        FlattenDecode(target.cores, isa.lanes),
         PackArguments(options.chunk),
     ]
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bitwright.plan import Plan
 from bitwright.site import Site
+
+if TYPE_CHECKING:
+    from bitwright.codegen.step.program import StepProgram
+    from bitwright.codegen.team import TeamKernel
 
 # Tokens that share one vector of a K cache: its layout is [heads, capacity / 16, head size, 16].
 CACHE_BLOCK = 16
@@ -45,6 +49,21 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Step:
+    """The decode step outside the VM: see ``codegen.step``.
+
+    Attributes:
+        program: its operations.
+        workers: PrimFuncs by name that the operations call.
+        vocab: number of logits.
+    """
+
+    program: StepProgram
+    workers: Mapping[str, Any]
+    vocab: int
+
+
+@dataclass(frozen=True)
 class Program:
     """What goes from phase to phase. Passes return a new one.
 
@@ -56,6 +75,9 @@ class Program:
         kind: ``decoder`` or ``encoder``.
         sites: found by ``find_sites``.
         plan: set by ``annotate``.
+        team_kernels: kernels of ``decode`` that threads can share, by the name of their function in the module.
+        step: the decode step, once ``flatten_decode`` has taken it out of the module.
+        step_refused: why it could not; empty if it did.
         events: what passes want the report to say (counts of fallbacks, fusions), by pass name.
     """
 
@@ -66,4 +88,7 @@ class Program:
     kind: str
     sites: tuple[Site, ...] = ()
     plan: Plan | None = None
+    team_kernels: Mapping[str, TeamKernel] = field(default_factory=dict)
+    step: Step | None = None
+    step_refused: str = ""
     events: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

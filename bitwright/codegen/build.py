@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bitwright.errors import BitwrightError, InternalError
@@ -35,8 +37,13 @@ def relax_phases() -> list[Any]:
     ]
 
 
-def build_library(module: Any, target: Target, destination: Path) -> None:
+def build_library(
+    module: Any, target: Target, destination: Path, functions: Mapping[Any, Any] = MappingProxyType({})
+) -> None:
     """Compile a lowered module and link it to a shared library.
+
+    Args:
+        functions: more PrimFuncs by global variable, that Relax's passes do not see.
 
     Raises:
         InternalError: TVM refused the module.
@@ -45,11 +52,15 @@ def build_library(module: Any, target: Target, destination: Path) -> None:
     import tvm
     from tvm import relax
 
+    from bitwright.codegen.tir_pipeline import register
+
     machine = target.tvm()
     try:
         with machine:
             lowered = tvm.transform.Sequential(relax_phases())(module)
-        executable = relax.build(lowered, target=machine, relax_pipeline=None)
+            for variable, function in functions.items():
+                lowered[variable] = function
+        executable = relax.build(lowered, target=machine, relax_pipeline=None, tir_pipeline=register())
     except BitwrightError:
         raise
     except Exception as error:

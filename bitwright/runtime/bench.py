@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bitwright.errors import UsageError
 from bitwright.runtime.artifact import Interface
-from bitwright.runtime.module import CompiledModule, aligned_zeros
+from bitwright.runtime.arrays import aligned_zeros
+from bitwright.runtime.module import CompiledModule
 
 if TYPE_CHECKING:
     import numpy as np

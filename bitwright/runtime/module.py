@@ -8,25 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import InputError, InternalError, UnsupportedError
+from bitwright.runtime.arrays import aligned_zeros
 from bitwright.runtime.artifact import Artifact, map_tensors
+from bitwright.runtime.decode_step import FUNCTION, DecodeStep
 from bitwright.runtime.library import load_runtime, use_threads
 
 if TYPE_CHECKING:
     import numpy as np
 
-ALIGNMENT = 64
 _CPU = 1  # kDLCPU
 _POOLED_ALLOCATOR = 2
-
-
-def aligned_zeros(shape: Sequence[int], dtype: str) -> np.ndarray:
-    """A zeroed array at a multiple of 64 bytes, as compiled kernels assume. Pages are touched on first use."""
-    import numpy as np
-
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 class CompiledModule:
@@ -42,9 +33,11 @@ class CompiledModule:
         self._ffi = load_runtime()
         self._module, self._vm = _open_library(self._ffi, artifact)
         self._functions = {name: self._vm[name] for name in self._interface.functions}
+        weights, state = _weights(artifact), _state(artifact)
         # Views keep their arrays alive; the arrays keep the mapping alive.
-        self._weights = self._ffi.Array([self._ffi.from_dlpack(array) for array in _weights(artifact)])
-        self._state = self._ffi.Array([self._ffi.from_dlpack(array) for array in _state(artifact)])
+        self._weights = self._ffi.Array([self._ffi.from_dlpack(array) for array in weights])
+        self._state = self._ffi.Array([self._ffi.from_dlpack(array) for array in state])
+        self.decode_step = self._decode_step(weights, state)
         self._tokens = aligned_zeros((self._interface.context,), "int64")
         self._types = aligned_zeros((self._interface.context,), "int64")
         self._views: dict[tuple[int, int], Any] = {}
@@ -55,8 +48,27 @@ class CompiledModule:
         Returns:
             float32 logits [1, vocab], or [len(ids), vocab] for ``score``. The array belongs to the caller.
         """
+        if function == "decode" and self.decode_step is not None:
+            self.decode(int(ids[0]), position)
+            return self.decode_step.logits.copy()
         tokens = self._view(self._tokens, 0, ids)
         return self._call(function, tokens, self._ffi.Shape([position]), self._state, self._weights)
+
+    def decode(self, token: int, position: int) -> None:
+        """Append one token with ``decode_step``, which then holds the results."""
+        assert self.decode_step is not None
+        use_threads(self.threads)
+        try:
+            self.decode_step(token, position, self.threads)
+        except RuntimeError as error:
+            raise _failed(FUNCTION, error) from error
+
+    def _decode_step(self, weights: list[np.ndarray], state: list[np.ndarray]) -> DecodeStep | None:
+        record = self._interface.step
+        if record is None:
+            return None
+        function = self._plain_function(FUNCTION)
+        return DecodeStep(self._ffi, function, record, self._interface.vocab, weights, state)
 
     def encode(self, ids: Sequence[int] | np.ndarray, token_types: Sequence[int] | np.ndarray | None) -> np.ndarray:
         """Call ``encode``: float32 [len(ids), width]."""
@@ -71,17 +83,21 @@ class CompiledModule:
         Raises:
             UnsupportedError: the library does not hold it.
         """
-        function = self._module.get_function(name, query_imports=True) if self._has(name) else None
-        if function is None:
-            raise UnsupportedError(
-                f"the artifact's library has no function '{name}'", remedy="compile the model again with this version"
-            )
+        function = self._plain_function(name)
 
         def call(*arguments: Any) -> Any:
             use_threads(self.threads)
             return function(*arguments)
 
         return call
+
+    def _plain_function(self, name: str) -> Any:
+        function = self._module.get_function(name, query_imports=True) if self._has(name) else None
+        if function is None:
+            raise UnsupportedError(
+                f"the artifact's library has no function '{name}'", remedy="compile the model again with this version"
+            )
+        return function
 
     def tensor(self, array: np.ndarray) -> Any:
         """``array`` as an argument of a library function, without a copy."""
@@ -109,9 +125,11 @@ class CompiledModule:
         try:
             return np.from_dlpack(self._functions[function](*arguments))
         except RuntimeError as error:
-            raise InternalError(
-                f"the compiled function '{function}' failed", limit=str(error).strip().splitlines()[-1]
-            ) from error
+            raise _failed(function, error) from error
+
+
+def _failed(function: str, error: RuntimeError) -> InternalError:
+    return InternalError(f"the compiled function '{function}' failed", limit=str(error).strip().splitlines()[-1])
 
 
 def _open_library(ffi: Any, artifact: Artifact) -> tuple[Any, Any]:

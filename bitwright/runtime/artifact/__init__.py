@@ -10,6 +10,7 @@ from bitwright.runtime.artifact.manifest import (
     Manifest,
     ModelRecord,
     StateTensor,
+    StepRecord,
     TargetRecord,
 )
 from bitwright.runtime.artifact.tensormap import map_tensors
@@ -21,6 +22,7 @@ __all__ = [
     "Manifest",
     "ModelRecord",
     "StateTensor",
+    "StepRecord",
     "TargetRecord",
     "check_destination",
     "map_tensors",

@@ -35,6 +35,30 @@ class ModelRecord(_Record):
     digest: str
 
 
+class StepRecord(_Record):
+    """The function ``decode_step`` of ``model.so``, which decodes a token without the VM.
+
+    Attributes:
+        shared_bytes, private_bytes: memory it works in: once, and for each thread.
+        threads: most threads it runs on.
+        barrier_words: int64 words per thread that the barrier counts in.
+        barriers: how often threads wait for each other in one step.
+        tasks: what a thread does in order: (kernel, bytes of weights it reads).
+    """
+
+    shared_bytes: Count
+    private_bytes: Count
+    threads: Positive
+    barrier_words: Positive
+    barriers: Positive
+    tasks: tuple[tuple[str, Count], ...] = Field(strict=False)
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _pairs(cls, tasks: Any) -> Any:
+        return tuple(tuple(pair) for pair in tasks) if isinstance(tasks, list) else tasks
+
+
 class Interface(_Record):
     """What ``model.so`` offers.
 
@@ -46,6 +70,7 @@ class Interface(_Record):
         token_types: rows of the token-type table; 0: ``encode`` takes no token types.
         weight_bytes_per_token: bytes of weights that one decode step reads (an untied embedding counts one row).
         cache_bytes_per_token: bytes of K and V that one cached position takes in all layers together.
+        step: the decode step outside the VM; None: ``functions`` has a ``decode``.
     """
 
     context: Positive
@@ -55,6 +80,7 @@ class Interface(_Record):
     token_types: Count = 0
     weight_bytes_per_token: Count
     cache_bytes_per_token: Count
+    step: StepRecord | None = None
 
 
 class StateTensor(_Record):
@@ -133,7 +159,9 @@ class Manifest(_Record):
             raise ValueError(f"files: {', '.join(missing)} not listed")
         if len(set(self.weights)) != len(self.weights):
             raise ValueError("weights: a name appears twice")
-        needed = {"prefill", "decode", "score"} if self.kind == "decoder" else {"encode"}
+        needed = {"prefill", "score"} if self.kind == "decoder" else {"encode"}
+        if self.kind == "decoder" and self.interface.step is None:
+            needed.add("decode")
         if not needed <= set(self.interface.functions):
             raise ValueError(f"interface.functions: a {self.kind} needs {', '.join(sorted(needed))}")
         return self

@@ -73,7 +73,7 @@ def argmax_team_kernel(width: int, lanes: int, name: str = "argmax") -> TeamKern
     )
 
 
-def _take(T: Any, best: Any, index: Any, value: Any, at: Any) -> None:  # noqa: N803
+def _take(T: Any, best: Any, index: Any, value: Any, at: Any) -> None:
     better = T.Or(value > best[0], T.And(value == best[0], at < index[0]))
     index[0] = T.Select(better, at, index[0])
     best[0] = T.max(best[0], value)

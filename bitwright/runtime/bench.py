@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bitwright.errors import UsageError
-from bitwright.runtime.artifact import Interface
 from bitwright.runtime.arrays import aligned_zeros
+from bitwright.runtime.artifact import Interface
 from bitwright.runtime.module import CompiledModule
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from bitwright.runtime.chat import ChatTemplate, Message
 from bitwright.runtime.generation import Completion, Generation, Limits
 from bitwright.runtime.library import choose_threads
 from bitwright.runtime.module import CompiledModule
-from bitwright.runtime.sampling import SamplingOptions
+from bitwright.runtime.sampling import Prediction, SamplingOptions
 from bitwright.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -351,8 +351,8 @@ class Session:
             raise self._too_long(len(tokens))
         return tokens
 
-    def _feed(self, tokens: Sequence[int]) -> tuple[np.ndarray, int]:
-        """Make the cache hold exactly ``tokens``; return the logits behind the last and how many were there already."""
+    def _feed(self, tokens: Sequence[int]) -> tuple[Prediction, int]:
+        """Make the cache hold exactly ``tokens``; return what follows the last and how many were there already."""
         shared = 0
         # At least the last token is fed again: its logits are needed.
         for old, new in zip(self._cached, tokens[:-1], strict=False):
@@ -360,10 +360,17 @@ class Session:
                 break
             shared += 1
         self.rewind(shared)
-        return self.prefill(tokens[shared:]), shared
+        return Prediction(self.prefill(tokens[shared:])), shared
 
-    def _decode(self, number: int) -> np.ndarray | None:
-        return self.decode(number) if self.position < self.context else None
+    def _decode(self, number: int) -> Prediction | None:
+        if self.position >= self.context:
+            return None
+        step = self.module.decode_step
+        if step is None:
+            return Prediction(self.decode(number))
+        self.module.decode(number, self.position)
+        self._cached.append(number)
+        return Prediction(step.logits[0], int(step.best[0]))
 
     # Checks ----------------------------------------------------------------------------------------------------------
 

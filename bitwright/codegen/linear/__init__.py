@@ -11,6 +11,7 @@ isa.lanes)``                                tensor), ``.storage_bytes`` (padding
 ``pack``, ``pack_float``, ``dequantize``    from ``codegen.packing``: arrays to and from the stored tensors
 ``linear_arguments(spec, isa)``             every argument in order, the result last
 ``build_linear(spec, isa, name="linear")``  the TIR PrimFunc
+``linear_team_kernel(spec, isa, name)``     one token (``rows=1``) as work for a running team of threads
 ========================================== =========================================================================
 
 Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per group, ``u..row`` means G = inputs):
@@ -28,8 +29,9 @@ from typing import Any
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.legality import require_legal, why_illegal
 from bitwright.codegen.linear.spec import LinearSpec, linear_arguments
+from bitwright.codegen.team import TeamKernel
 
-__all__ = ["LinearSpec", "build_linear", "linear_arguments", "require_legal", "why_illegal"]
+__all__ = ["LinearSpec", "build_linear", "linear_arguments", "linear_team_kernel", "require_legal", "why_illegal"]
 
 
 def build_linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> Any:
@@ -42,3 +44,15 @@ def build_linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> Any:
     from bitwright.codegen.linear.kernel import linear_kernel
 
     return linear_kernel(spec, isa, name)
+
+
+def linear_team_kernel(spec: LinearSpec, isa: Isa, name: str = "linear") -> TeamKernel:
+    """The kernel of a spec for one token, whose tiles a team of threads shares.
+
+    Raises:
+        UnsupportedError: there is no such kernel; the error says why.
+    """
+    require_legal(spec, isa)
+    from bitwright.codegen.linear import kernel
+
+    return kernel.linear_team_kernel(spec, isa, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bitwright.codegen.builder import kernel, loop
@@ -15,7 +15,8 @@ from bitwright.codegen.linear.decode import (
     prepare_float_activations,
 )
 from bitwright.codegen.linear.prefill import prefill_float, prefill_int8
-from bitwright.codegen.linear.spec import LinearSpec
+from bitwright.codegen.linear.spec import LinearSpec, linear_arguments
+from bitwright.codegen.team import Phase, TeamKernel, share
 
 PARALLEL_DECODE_BYTES = 128 * 1024
 """Smaller matrices are read by one core: starting a parallel loop costs about as much as reading this much."""
@@ -30,6 +31,19 @@ def linear_kernel(spec: LinearSpec, isa: Isa, name: str) -> Any:
         with loop(args.layout.tiles, "parallel" if many else "serial") as tile:
             tile_body(tile)
     return function.func
+
+
+def linear_team_kernel(spec: LinearSpec, isa: Isa, name: str) -> TeamKernel:
+    """One token: the threads share the tiles."""
+
+    def emit(buffers: Mapping[str, Any], thread: Any, threads: Any) -> None:
+        args = Arguments(spec, isa, spec.layout(isa), 1, dict(buffers))
+        tile_body = _tile_body(args)
+        start, end = share(args.layout.tiles, thread, threads)
+        with loop(end - start, start=start) as tile:
+            tile_body(tile)
+
+    return TeamKernel(name, linear_arguments(spec, isa), 1, (Phase(emit),))
 
 
 def _tile_body(args: Arguments) -> Callable[[Any], None]:

@@ -9,8 +9,14 @@ from typing import Any
 from tvm import relax
 
 from bitwright.codegen.activation import build_quantize_activation
-from bitwright.codegen.attention import AttentionSpec, FullAttentionSpec, build_attention, build_attention_full
-from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
+from bitwright.codegen.attention import (
+    AttentionSpec,
+    FullAttentionSpec,
+    attention_team_kernel,
+    build_attention,
+    build_attention_full,
+)
+from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, build_cache_append
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.isa import Isa
@@ -147,7 +153,7 @@ def _attention(at: Lowering) -> Any:
     start = position.ty.values[0]
     written = at.rewriter.emit(
         relax.op.call_tir_inplace(
-            at.kernel(append, lambda: build_cache_append(append)),
+            at.kernel(append, lambda: (append_team_kernel if at.rows else build_cache_append)(append)),
             relax.Tuple([k, v, k_cache, v_cache, start]),
             [2, 3],
             [k_cache.ty, v_cache.ty],
@@ -164,7 +170,8 @@ def _attention(at: Lowering) -> Any:
         at.isa.lanes,
         at.threads,
     )
-    return at.emit(at.kernel(spec, lambda: build_attention(spec)), [q, *caches, start])
+    build = attention_team_kernel if at.rows else build_attention
+    return at.emit(at.kernel(spec, lambda: build(spec)), [q, *caches, start])
 
 
 def _attention_full(at: Lowering) -> Any:

@@ -98,7 +98,8 @@ def of_parts(spec: AnyLinear, isa: Isa, tokens: Any, buffers: Mapping[str, Any])
             isa,
             part.layout(isa),
             tokens,
-            {name: buffers[t.name] for name, t in (tensors.activations | tensors.weights).items()} | shared,
+            {n: buffers[t.name] for n, t in (tensors.activations | tensors.weights).items() if t.name in buffers}
+            | shared,
             first,
         )
         for part, tensors, first in zip(spec.parts, part_arguments(spec, isa), columns, strict=True)

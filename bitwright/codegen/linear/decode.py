@@ -11,6 +11,7 @@ from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
+from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.unpack import (
     byte_weight,
     code_of_byte,
@@ -24,7 +25,8 @@ from bitwright.codegen.linear.unpack import (
 def decode_int8(args: Arguments, tile: Any) -> None:
     """Packed weights and int8 activations: one tile of results."""
     layout, lanes = args.layout, args.layout.lanes
-    dot = dot_of(args.isa, layout.weight.bits)
+    dot = dot_of(args.isa, layout.weight.operand_bits)
+    prepared = looked_up(args, dot.prepare)
     results = zero_registers(layout.blocks, vector("float32", lanes))
     chunks = layout.group // INPUT_MULTIPLE
     units = INPUT_MULTIPLE // layout.unit
@@ -32,7 +34,7 @@ def decode_int8(args: Arguments, tile: Any) -> None:
     def chunk_sums(totals: Registers, first_unit: Any) -> None:
         def operand(block: int, step: int) -> Any:
             unit, inner = divmod(step, layout.unit // 4)
-            return dot.prepare(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
+            return prepared(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
 
         def activation(_row: int, step: int) -> Any:
             return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step)
@@ -76,6 +78,7 @@ def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) ->
     """Packed weights and float activations: sum(code * x) - zero * sum(x) in each group, in single precision."""
     layout, lanes = args.layout, args.layout.lanes
     results = zero_registers(layout.blocks, vector("float32", lanes))
+    operands = looked_up(args)
     units = layout.group // layout.unit
     with loop(layout.groups) as group:
         totals = zero_registers(layout.blocks, vector("float32", lanes))
@@ -83,7 +86,7 @@ def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) ->
             unit = group * units + inner
             for step in range(layout.unit // 4):
                 for block in range(layout.blocks):
-                    codes = step_codes(args["codes"], layout, tile, unit, block, step)
+                    codes = operands(step_codes(args["codes"], layout, tile, unit, block, step))
                     for byte in range(4):
                         x = splat(weighted[unit * layout.unit + 4 * step + byte], lanes)
                         totals[block] = totals[block] + code_of_byte(codes, byte, lanes) * x

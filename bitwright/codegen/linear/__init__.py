@@ -6,6 +6,7 @@ What other parts call:
 ``LinearSpec(outputs, inputs, scheme,       one kernel; ``rows=1`` is decode, ``rows=None`` prefill with symbolic n
 bias=False, rows=None)``
 ``MixedSpec(parts)``                        one kernel over several runs of outputs with schemes of their own
+``linear_spec(scheme, outputs, inputs)``    either, from the scheme of a matrix or of its runs of rows
 ``why_illegal(spec, isa)``                  None, or the reason why there is no such kernel
 ``packed_layout(outputs, inputs, weight,    from ``codegen.layout``: ``.tensors`` (name, dtype, shape of each stored
 isa.lanes)``                                tensor), ``.storage_bytes`` (padding included)
@@ -22,6 +23,7 @@ Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per grou
   [, zeros][, bias f32[N]], y f32[n,N]
 - float activations (a16): x f32[n,K], codes, scales[, zeros][, bias], y
 - float weights: x f32[n,K], weights[, bias], y
+- codebook schemes: codebook u8[64] follows the scales
 - several parts: the activations of each kind and group size once, in the order of the parts that first read them, then
   the weights of each part, bias, y
 """
@@ -33,7 +35,7 @@ from typing import Any
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.legality import require_legal, why_illegal
 from bitwright.codegen.linear.schedule import LinearSchedule, default_schedule
-from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments
+from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments, linear_spec
 from bitwright.codegen.team import TeamKernel, standalone
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "build_linear",
     "default_schedule",
     "linear_arguments",
+    "linear_spec",
     "linear_team_kernel",
     "require_legal",
     "why_illegal",

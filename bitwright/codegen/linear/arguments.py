@@ -79,7 +79,7 @@ class Arguments:
             T.buffer_store(self["y"], result, [row, column])
 
 
-def declare(kernel: Kernel, spec: AnyLinear, isa: Isa, schedule: LinearSchedule | None) -> tuple[Arguments, ...]:
+def declare(kernel: Kernel, spec: AnyLinear, isa: Isa, schedule: LinearSchedule | None = None) -> tuple[Arguments, ...]:
     """Declare the kernel's arguments; returns those of each part."""
     tokens = symbol("n") if spec.rows is None else spec.rows
     buffers = {
@@ -92,7 +92,7 @@ def declare(kernel: Kernel, spec: AnyLinear, isa: Isa, schedule: LinearSchedule 
 
 
 def of_parts(
-    spec: AnyLinear, isa: Isa, tokens: Any, buffers: Mapping[str, Any], schedule: LinearSchedule | None
+    spec: AnyLinear, isa: Isa, tokens: Any, buffers: Mapping[str, Any], schedule: LinearSchedule | None = None
 ) -> tuple[Arguments, ...]:
     """The arguments of each part among the kernel's buffers; without a schedule each part has its default."""
     columns = spec.columns if isinstance(spec, MixedSpec) else (0,)
@@ -103,7 +103,8 @@ def of_parts(
             isa,
             part.layout(isa),
             tokens,
-            {name: buffers[t.name] for name, t in (tensors.activations | tensors.weights).items()} | shared,
+            {n: buffers[t.name] for n, t in (tensors.activations | tensors.weights).items() if t.name in buffers}
+            | shared,
             first,
             default_schedule(part, isa) if schedule is None else schedule,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
@@ -11,6 +12,7 @@ from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import Dot, dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
+from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.unpack import (
     byte_weight,
     code_of_byte,
@@ -29,7 +31,8 @@ MAX_PREFETCHED_GROUP = 128
 def decode_int8(args: Arguments, tile: Any) -> None:
     """Packed weights and int8 activations: one tile of results."""
     layout, lanes = args.layout, args.layout.lanes
-    dot = dot_of(args.isa, layout.weight.bits)
+    dot = dot_of(args.isa, layout.weight.operand_bits)
+    prepared = looked_up(args, dot.prepare)
     results = zero_registers(layout.blocks, vector("float32", lanes))
     span = args.schedule.fitting_span(layout.group)
     spans, units = layout.group // span, span // layout.unit
@@ -40,13 +43,13 @@ def decode_int8(args: Arguments, tile: Any) -> None:
         activation_sum = args["sum"][0, group]
         prefetch_codes(args, tile, group)
         if spans == 1:
-            totals = sums(args, dot, tile, group * units, units, offsets, activation_sum)
+            totals = sums(args, dot, prepared, tile, group * units, units, offsets, activation_sum)
         else:
             totals = zero_registers(layout.blocks, vector("int32", lanes))
             for block, offset in enumerate(offsets):
                 totals[block] = centred(dot, totals[block], offset, activation_sum)
             with loop(spans) as index:
-                part = sums(args, dot, tile, (group * spans + index) * units, units, None, None)
+                part = sums(args, dot, prepared, tile, (group * spans + index) * units, units, None, None)
                 for block in range(layout.blocks):
                     totals[block] = totals[block] + part[block]
         for block in range(layout.blocks):
@@ -71,7 +74,14 @@ def prefetch_codes(args: Arguments, tile: Any, group: Any) -> None:
 
 
 def _sums_in_place(
-    args: Arguments, dot: Dot, tile: Any, first_unit: Any, units: int, offsets: list[Any] | None, activation_sum: Any
+    args: Arguments,
+    dot: Dot,
+    prepared: Callable[[Any], Any],
+    tile: Any,
+    first_unit: Any,
+    units: int,
+    offsets: list[Any] | None,
+    activation_sum: Any,
 ) -> Registers:
     """Sums of code * activation (plus offset * sum of activations) over a span, codes multiplied where they lie.
 
@@ -80,19 +90,16 @@ def _sums_in_place(
     Sums are cut into short chains, because a dot product has to wait for the one before it in its chain.
     """
     layout, lanes = args.layout, args.layout.lanes
-    positions = sorted({field_position(layout, step) for step in range(len(layout.fields))}, reverse=True)
+    # What is looked up is a byte, wherever the code lay.
+    place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
+    positions = sorted(set(place), reverse=True)
     totals = zero_registers(layout.blocks, vector("int32", lanes))
     if offsets is not None:
         start = activation_sum << T.int32(positions[0]) if positions[0] else activation_sum
         for block, offset in enumerate(offsets):
             totals[block] = centred(dot, totals[block], offset, start)
     for position, above in zip(positions, [positions[0], *positions], strict=False):
-        steps = [
-            (unit, step)
-            for unit in range(units)
-            for step in range(len(layout.fields))
-            if field_position(layout, step) == position
-        ]
+        steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
         if position != above:
             for block in range(layout.blocks):
                 totals[block] = totals[block] >> splat(T.int32(above - position), lanes)
@@ -102,7 +109,7 @@ def _sums_in_place(
                 x4 = packed_x(args["x8"], 0, (first_unit + unit) * layout.unit + 4 * step)
                 for block in range(layout.blocks):
                     codes = field_codes(args["codes"], layout, tile, first_unit + unit, block, step, position)
-                    chain[block] = dot.step(chain[block], dot.prepare(codes), x4)
+                    chain[block] = dot.step(chain[block], prepared(codes), x4)
             if chain is not totals:
                 for block in range(layout.blocks):
                     totals[block] = totals[block] + chain[block]
@@ -110,7 +117,14 @@ def _sums_in_place(
 
 
 def _sums_moved(
-    args: Arguments, dot: Dot, tile: Any, first_unit: Any, units: int, offsets: list[Any] | None, activation_sum: Any
+    args: Arguments,
+    dot: Dot,
+    prepared: Callable[[Any], Any],
+    tile: Any,
+    first_unit: Any,
+    units: int,
+    offsets: list[Any] | None,
+    activation_sum: Any,
 ) -> Registers:
     """The same where operands must stay small: every code is moved to bit 0."""
     layout, lanes = args.layout, args.layout.lanes
@@ -118,7 +132,7 @@ def _sums_moved(
 
     def operand(block: int, step: int) -> Any:
         unit, inner = divmod(step, layout.unit // 4)
-        return dot.prepare(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
+        return prepared(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
 
     def activation(_row: int, step: int) -> Any:
         return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step)
@@ -161,6 +175,7 @@ def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) ->
     """Packed weights and float activations: sum(code * x) - zero * sum(x) in each group, in single precision."""
     layout, lanes = args.layout, args.layout.lanes
     results = zero_registers(layout.blocks, vector("float32", lanes))
+    operands = looked_up(args)
     units = layout.group // layout.unit
     with loop(layout.groups) as group:
         totals = zero_registers(layout.blocks, vector("float32", lanes))
@@ -168,7 +183,7 @@ def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) ->
             unit = group * units + inner
             for step in range(layout.unit // 4):
                 for block in range(layout.blocks):
-                    codes = step_codes(args["codes"], layout, tile, unit, block, step)
+                    codes = operands(step_codes(args["codes"], layout, tile, unit, block, step))
                     for byte in range(4):
                         x = splat(weighted[unit * layout.unit + 4 * step + byte], lanes)
                         totals[block] = totals[block] + code_of_byte(codes, byte, lanes) * x

@@ -64,9 +64,9 @@ def group_scale(scales: Any, isa: Isa, tile: Any, group: Any, block: Any) -> Any
 
 
 def group_offset(zeros: Any, layout: PackedLayout, bias: int, tile: Any, group: Any, block: Any) -> Any:
-    """``bias`` - zero point, which added to a code centres it: an int for symmetric schemes, else int32 x lanes."""
+    """``bias`` - zero point, which added to an operand centres it: an int for symmetric schemes, else int32 x lanes."""
     if zeros is None:
-        return bias - (1 << (layout.weight.bits - 1))
+        return bias - layout.weight.centre
     zero = T.cast(load(zeros, [tile, group, block, 0], layout.lanes), vector("int32", layout.lanes))
     return splat(T.int32(bias), layout.lanes) - zero
 

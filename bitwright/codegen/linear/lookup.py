@@ -1,8 +1,8 @@
 """From codes to the bytes that kernels multiply: codes as they are, or what they look up in a codebook.
 
 A table lies in registers. ``vpermb`` finds one of 64 bytes by the six lowest bits of a byte; narrower tables repeat, so
-that what lies above a code need not be cleared. ``vpshufb`` finds one of 16 bytes in each 128-bit lane; wider tables are
-several of those, chosen between by the code's upper bits.
+that what lies above a code need not be cleared. ``vpshufb`` finds one of 16 bytes in each 128-bit lane; wider tables
+are several of those, chosen between by the code's upper bits.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import Dot, dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
-from bitwright.codegen.linear.lookup import looked_up
+from bitwright.codegen.linear.lookup import looked_up, wraps
 from bitwright.codegen.linear.unpack import (
     byte_weight,
     code_of_byte,
@@ -108,7 +108,8 @@ def _sums_in_place(
             for unit, step in steps[first : first + args.schedule.chain]:
                 x4 = packed_x(args["x8"], 0, (first_unit + unit) * layout.unit + 4 * step)
                 for block in range(layout.blocks):
-                    codes = field_codes(args["codes"], layout, tile, first_unit + unit, block, step, position)
+                    place_of = (tile, first_unit + unit, block, step, position)
+                    codes = field_codes(args["codes"], layout, *place_of, any_above=wraps(args))
                     chain[block] = dot.step(chain[block], prepared(codes), x4)
             if chain is not totals:
                 for block in range(layout.blocks):

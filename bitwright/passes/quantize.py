@@ -4,7 +4,7 @@ In: annotated ``linear`` and ``embedding`` calls. Out: ``packed_linear`` and ``p
 packed tensors
 (``<weight>.codes``, ``.scales``, ``.zeros``, or ``.weights`` for float schemes), with ``quantize_activation`` in
 front of
-layers with int8 activations, once per activation and group size. Tensors are quantized when they are loaded. A
+packed layers, once per activation, width and group size. Tensors are quantized when they are loaded. A
 table that is
 also the lm_head is packed once.
 """
@@ -81,14 +81,14 @@ class Quantize:
 
 
 def _activations(rewriter: Any, x: Any, scheme: LinearScheme, layout: PackedLayout) -> list[Any]:
-    if scheme.activation.bits == 16:
+    if not scheme.terms:
         return [x]
-    key = ("quantized", x, layout.group)
+    key = ("quantized", x, layout.group, scheme.terms)
     if key not in rewriter.memo:
         from tvm import relax
 
         group = layout.weight.group
-        whole = rewriter.emit(relax_ops.call("quantize_activation", [x], group=group))
+        whole = rewriter.emit(relax_ops.call("quantize_activation", [x], group=group, terms=scheme.terms))
         rewriter.memo[key] = [rewriter.emit(relax.TupleGetItem(whole, i)) for i in range(3)]
     return list(rewriter.memo[key])
 

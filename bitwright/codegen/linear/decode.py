@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
-
-from bitwright.codegen.builder import Registers, load, loop, splat, store, vector, zero_registers
+from bitwright.codegen.builder import Registers, load, loop, splat, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
+from bitwright.codegen.linear.int8_group import accumulate_chunk, group_total, packed_x
 from bitwright.codegen.linear.unpack import (
-    byte_weight,
-    code_of_byte,
     group_offset,
     group_scale,
     step_codes,
@@ -21,9 +17,9 @@ from bitwright.codegen.linear.unpack import (
 )
 
 
-def decode_int8(args: Arguments, tile: Any) -> None:
-    """Packed weights and int8 activations: one tile of results."""
-    layout, lanes = args.layout, args.layout.lanes
+def decode_packed(args: Arguments, tile: Any) -> None:
+    """Packed weights and quantized activations: one tile of results. Each unpacked operand multiplies every term."""
+    layout, lanes, terms = args.layout, args.layout.lanes, args.terms
     dot = dot_of(args.isa, layout.weight.bits)
     results = zero_registers(layout.blocks, vector("float32", lanes))
     chunks = layout.group // INPUT_MULTIPLE
@@ -34,13 +30,13 @@ def decode_int8(args: Arguments, tile: Any) -> None:
             unit, inner = divmod(step, layout.unit // 4)
             return dot.prepare(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
 
-        def activation(_row: int, step: int) -> Any:
-            return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step)
+        def activation(term: int, step: int) -> Any:
+            return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step + term * layout.inputs)
 
-        accumulate_chunk(dot, totals, 1, layout.blocks, operand, activation, unroll=True)
+        accumulate_chunk(dot, totals, terms, layout.blocks, operand, activation, unroll=True)
 
     with loop(layout.groups) as group:
-        totals = zero_registers(layout.blocks, vector("int32", lanes))
+        totals = zero_registers(terms * layout.blocks, vector("int32", lanes))
         if chunks == 1:
             chunk_sums(totals, group * units)
         else:
@@ -48,53 +44,10 @@ def decode_int8(args: Arguments, tile: Any) -> None:
                 chunk_sums(totals, (group * chunks + chunk) * units)
         for block in range(layout.blocks):
             offset = group_offset(args.zeros, layout, dot.bias, tile, group, block)
-            total = centred(dot, totals[block], offset, args["sum"][0, group])
+            sums = [totals[term * layout.blocks + block] for term in range(terms)]
+            total = group_total(dot, sums, offset, args["sum"][0, group], layout.group)
             scale = group_scale(args["scales"], args.isa, tile, group, block) * splat(args["scale"][0, group], lanes)
-            results[block] = results[block] + T.cast(total, vector("float32", lanes)) * scale
-    for block in range(layout.blocks):
-        args.write(0, tile, block, results[block])
-
-
-def prepare_float_activations(args: Arguments) -> tuple[Any, Any]:
-    """Scratch for ``decode_packed_float``: x times ``byte_weight``, and the sum of x over each group."""
-    layout = args.layout
-    weighted = T.alloc_buffer((layout.inputs,), "float32")
-    sums = T.alloc_buffer((layout.groups,), "float32")
-    with loop(layout.groups) as group:
-        total = zero_registers(4, "float32")
-        with loop(layout.group // 4) as step:
-            for byte in range(4):
-                k = group * layout.group + step * 4 + byte
-                value = args["x"][0, k]
-                total[byte] = total[byte] + value
-                store(weighted, value * T.float32(byte_weight(byte)), [k], 1)
-        store(sums, (total[0] + total[1]) + (total[2] + total[3]), [group], 1)
-    return weighted, sums
-
-
-def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) -> None:
-    """Packed weights and float activations: sum(code * x) - zero * sum(x) in each group, in single precision."""
-    layout, lanes = args.layout, args.layout.lanes
-    results = zero_registers(layout.blocks, vector("float32", lanes))
-    units = layout.group // layout.unit
-    with loop(layout.groups) as group:
-        totals = zero_registers(layout.blocks, vector("float32", lanes))
-        with loop(units) as inner:
-            unit = group * units + inner
-            for step in range(layout.unit // 4):
-                for block in range(layout.blocks):
-                    codes = step_codes(args["codes"], layout, tile, unit, block, step)
-                    for byte in range(4):
-                        x = splat(weighted[unit * layout.unit + 4 * step + byte], lanes)
-                        totals[block] = totals[block] + code_of_byte(codes, byte, lanes) * x
-        for block in range(layout.blocks):
-            offset = group_offset(args.zeros, layout, 0, tile, group, block)
-            if isinstance(offset, int):
-                centre = splat(sums[group] * T.float32(offset), lanes)
-            else:
-                centre = T.cast(offset, vector("float32", lanes)) * splat(sums[group], lanes)
-            total = totals[block] + centre
-            results[block] = results[block] + total * group_scale(args["scales"], args.isa, tile, group, block)
+            results[block] = results[block] + total * scale
     for block in range(layout.blocks):
         args.write(0, tile, block, results[block])
 

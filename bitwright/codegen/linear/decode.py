@@ -2,54 +2,163 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from bitwright.codegen.builder import Registers, load, loop, splat, vector, zero_registers
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.dot import dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, group_total, packed_x
+from bitwright.codegen.linear.dot import Dot, dot_of
+from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, group_total, packed_x
+from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.unpack import (
+    field_codes,
+    field_position,
     group_offset,
     group_scale,
     step_codes,
     widen_half,
 )
 
+MAX_PREFETCHED_GROUP = 128
+"""Inputs of a group up to which its prefetches are straight-line code."""
+
 
 def decode_packed(args: Arguments, tile: Any) -> None:
-    """Packed weights and quantized activations: one tile of results. Each unpacked operand multiplies every term."""
+    """Packed weights and quantized activations: one tile of results."""
     layout, lanes, terms = args.layout, args.layout.lanes, args.terms
-    dot = dot_of(args.isa, layout.weight.bits)
+    dot = dot_of(args.isa, layout.weight.operand_bits)
+    prepared = looked_up(args, dot.prepare)
     results = zero_registers(layout.blocks, vector("float32", lanes))
-    chunks = layout.group // INPUT_MULTIPLE
-    units = INPUT_MULTIPLE // layout.unit
-
-    def chunk_sums(totals: Registers, first_unit: Any) -> None:
-        def operand(block: int, step: int) -> Any:
-            unit, inner = divmod(step, layout.unit // 4)
-            return dot.prepare(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
-
-        def activation(term: int, step: int) -> Any:
-            return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step + term * layout.inputs)
-
-        accumulate_chunk(dot, totals, terms, layout.blocks, operand, activation, unroll=True)
+    span = args.schedule.fitting_span(layout.group)
+    spans, units = layout.group // span, span // layout.unit
+    sums = _sums_in_place if dot.in_place else _sums_moved
 
     with loop(layout.groups) as group:
-        totals = zero_registers(terms * layout.blocks, vector("int32", lanes))
-        if chunks == 1:
-            chunk_sums(totals, group * units)
+        offsets = [group_offset(args.zeros, layout, dot.bias, tile, group, block) for block in range(layout.blocks)]
+        starts = offsets if terms == 1 else None  # two terms are combined before they are centred
+        activation_sum = args["sum"][0, group]
+        prefetch_codes(args, tile, group)
+        if spans == 1:
+            totals = sums(args, dot, prepared, tile, group * units, units, starts, activation_sum)
         else:
-            with loop(chunks) as chunk:
-                chunk_sums(totals, (group * chunks + chunk) * units)
+            totals = _start(args, dot, starts, activation_sum)
+            with loop(spans) as index:
+                part = sums(args, dot, prepared, tile, (group * spans + index) * units, units, None, None)
+                for sum_index in range(len(totals)):
+                    totals[sum_index] = totals[sum_index] + part[sum_index]
         for block in range(layout.blocks):
-            offset = group_offset(args.zeros, layout, dot.bias, tile, group, block)
-            sums = [totals[term * layout.blocks + block] for term in range(terms)]
-            total = group_total(dot, sums, offset, args["sum"][0, group], layout.group)
+            if terms == 1:
+                total = T.cast(totals[block], vector("float32", lanes))
+            else:
+                sums_of_terms = [totals[term * layout.blocks + block] for term in range(terms)]
+                total = group_total(dot, sums_of_terms, offsets[block], activation_sum, layout.group)
             scale = group_scale(args["scales"], args.isa, tile, group, block) * splat(args["scale"][0, group], lanes)
             results[block] = results[block] + total * scale
     for block in range(layout.blocks):
         args.write(0, tile, block, results[block])
+
+
+def prefetch_codes(args: Arguments, tile: Any, group: Any) -> None:
+    """Ask for as many lines of codes as a group has, the schedule's distance ahead in the stream."""
+    layout, distance = args.layout, args.schedule.prefetch
+    if not distance or layout.group > MAX_PREFETCHED_GROUP:
+        return
+    units = layout.group // layout.unit
+    per_unit = layout.blocks * layout.lines
+    for line in range(units * per_unit):
+        ahead = line + distance // (4 * layout.lanes)
+        unit, rest = divmod(ahead, per_unit)
+        block, inner = divmod(rest, layout.lines)
+        prefetch(args["codes"][tile, group * units + unit, T.int64(block), T.int64(inner), T.int64(0)])
+
+
+def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any) -> Registers:
+    """int32 sums of each term and block, term by term: zero, or offset * sum of activations."""
+    totals = zero_registers(args.terms * args.layout.blocks, vector("int32", args.layout.lanes))
+    for block, offset in enumerate(offsets or ()):
+        totals[block] = centred(dot, totals[block], offset, activation_sum)
+    return totals
+
+
+def _sums_in_place(
+    args: Arguments,
+    dot: Dot,
+    prepared: Callable[[Any], Any],
+    tile: Any,
+    first_unit: Any,
+    units: int,
+    offsets: list[Any] | None,
+    activation_sum: Any,
+) -> Registers:
+    """Sums of code * activation (plus offset * sum of activations) over a span, codes multiplied where they lie.
+
+    A code at bit p of its byte counts 2**p times. So codes of each position are summed apart, the highest position's
+    sums are shifted down to the next and added, and so on: exact, and a shift per position instead of one per code.
+    Sums are cut into short chains, because a dot product has to wait for the one before it in its chain.
+    """
+    layout, lanes = args.layout, args.layout.lanes
+    # What is looked up is a byte, wherever the code lay.
+    place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
+    positions = sorted(set(place), reverse=True)
+    totals = _start(args, dot, offsets, activation_sum << T.int32(positions[0]) if positions[0] else activation_sum)
+    for position, above in zip(positions, [positions[0], *positions], strict=False):
+        steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
+        if position != above:
+            for index in range(len(totals)):
+                totals[index] = totals[index] >> splat(T.int32(above - position), lanes)
+        for first in range(0, len(steps), args.schedule.chain):
+            chain = totals if first == 0 and position == positions[0] else zero_registers(len(totals), totals.dtype)
+            for unit, step in steps[first : first + args.schedule.chain]:
+                k = (first_unit + unit) * layout.unit + 4 * step
+                x4 = [packed_x(args["x8"], 0, k + term * layout.inputs) for term in range(args.terms)]
+                for block in range(layout.blocks):
+                    codes = field_codes(args["codes"], layout, tile, first_unit + unit, block, step, position)
+                    operand = prepared(codes)
+                    for term in range(args.terms):
+                        index = term * layout.blocks + block
+                        chain[index] = dot.step(chain[index], operand, x4[term])
+            if chain is not totals:
+                for index in range(len(totals)):
+                    totals[index] = totals[index] + chain[index]
+    return totals
+
+
+def _sums_moved(
+    args: Arguments,
+    dot: Dot,
+    prepared: Callable[[Any], Any],
+    tile: Any,
+    first_unit: Any,
+    units: int,
+    offsets: list[Any] | None,
+    activation_sum: Any,
+) -> Registers:
+    """The same where operands must stay small: every code is moved to bit 0."""
+    layout = args.layout
+    totals = _start(args, dot, offsets, activation_sum)
+
+    def operand(block: int, step: int) -> Any:
+        unit, inner = divmod(step, layout.unit // 4)
+        return prepared(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
+
+    def activation(term: int, step: int) -> Any:
+        return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step + term * layout.inputs)
+
+    for chunk in range(units * layout.unit // INPUT_MULTIPLE):
+        steps = chunk * (INPUT_MULTIPLE // 4)
+        accumulate_chunk(
+            dot,
+            totals,
+            args.terms,
+            layout.blocks,
+            lambda block, step, steps=steps: operand(block, steps + step),  # type: ignore[misc]
+            lambda term, step, steps=steps: activation(term, steps + step),  # type: ignore[misc]
+            unroll=True,
+        )
+    return totals
 
 
 def decode_float(args: Arguments, tile: Any) -> None:

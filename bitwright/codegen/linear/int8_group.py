@@ -94,7 +94,7 @@ def group_total(dot: Dot, sums: Sequence[Any], offset: Any, activation_sum: Any,
     """
     single = vector("float32", dot.lanes)
     if len(sums) == 1 or group * ((1 << dot.bits) - 1) * LARGEST[len(sums)] < 1 << 31:
-        return T.cast(_centred(dot, _combined(dot, sums), offset, activation_sum), single)
+        return T.cast(centred(dot, _combined(dot, sums), offset, activation_sum), single)
     high, low = (T.cast(value, single) for value in sums)
     total = high * splat(T.float32(1 << LOW_BITS), dot.lanes) + low
     if isinstance(offset, int):
@@ -109,7 +109,7 @@ def _combined(dot: Dot, sums: Sequence[Any]) -> Any:
     return (high << splat(T.int32(LOW_BITS), dot.lanes)) + low
 
 
-def _centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
+def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
     if isinstance(offset, int):
         return total + dot.spread(activation_sum) * splat(T.int32(offset), dot.lanes) if offset else total
     return total + offset * dot.spread(activation_sum)

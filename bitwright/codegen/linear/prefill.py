@@ -12,6 +12,7 @@ from bitwright.codegen.layout import INPUT_MULTIPLE, PackedLayout
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, group_total, packed_x
+from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.row_blocks import for_row_blocks
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
 
@@ -20,7 +21,7 @@ def _block(isa: Isa, layout: PackedLayout, terms: int) -> tuple[int, int]:
     """Rows and vectors of outputs of a register block; measured on Zen 4 for the AVX2 path."""
     if isa.dot == "maddubs":
         # Each activation is a broadcast load, which costs no arithmetic; wider codes need registers for shorter chains.
-        return (10 if layout.weight.bits <= 4 else 8) // terms, 1
+        return (10 if layout.weight.operand_bits <= 4 else 8) // terms, 1
     if isa.registers > 16:
         columns = min(layout.blocks, 4)
         return (12 if terms == 1 else 8) // columns, columns
@@ -32,7 +33,8 @@ def _block(isa: Isa, layout: PackedLayout, terms: int) -> tuple[int, int]:
 def prefill_packed(args: Arguments, tile: Any) -> None:
     """All rows of one tile of results."""
     layout, lanes, isa = args.layout, args.layout.lanes, args.isa
-    dot = dot_of(isa, layout.weight.bits)
+    dot = dot_of(isa, layout.weight.operand_bits)
+    prepared = looked_up(args, dot.prepare)
     steps = layout.inputs // 4
     operands = T.alloc_buffer((steps, layout.blocks, 4 * lanes), "uint8")
     scales = T.alloc_buffer((layout.groups, layout.blocks, lanes), "float32")
@@ -42,7 +44,7 @@ def prefill_packed(args: Arguments, tile: Any) -> None:
         for block in range(layout.blocks):
             for step in range(layout.unit // 4):
                 codes = step_codes(args["codes"], layout, tile, unit, block, step)
-                store(operands, dot.prepare(codes), [unit * (layout.unit // 4) + step, block, 0], 4 * lanes)
+                store(operands, prepared(codes), [unit * (layout.unit // 4) + step, block, 0], 4 * lanes)
     with loop(layout.groups) as group:
         for block in range(layout.blocks):
             store(scales, group_scale(args["scales"], isa, tile, group, block), [group, block, 0], lanes)
@@ -72,7 +74,7 @@ def _results(
     offsets: Any,
 ) -> None:
     layout, lanes, terms = args.layout, args.layout.lanes, args.terms
-    dot = dot_of(args.isa, layout.weight.bits)
+    dot = dot_of(args.isa, layout.weight.operand_bits)
     chunk_steps = INPUT_MULTIPLE // 4
     chunks = layout.group // INPUT_MULTIPLE
     results = zero_registers(rows * columns, vector("float32", lanes))

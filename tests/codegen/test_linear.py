@@ -26,7 +26,7 @@ PORTABLE = ["u2g32a8", "u3g64za8", "u4rowa8", "u5g32za8", "u6g128a8", "u8g32za8"
 def tolerance(scheme: LinearScheme) -> float:
     if scheme.weight.is_float:
         return TOLERANCE["linear_float"]
-    return TOLERANCE["linear_a8" if scheme.activation.bits == 8 else "linear_a16"]
+    return TOLERANCE["linear_packed"]
 
 
 def check(isa: Isa, spec: LinearSpec, tokens: int, seed: int = 0) -> None:

@@ -19,9 +19,8 @@ isa.lanes)``                                tensor), ``.storage_bytes`` (padding
 
 Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per group, ``u..row`` means G = inputs):
 
-- int8 activations (a8): x8 i8[n,K], scale f32[n,K/G], sum i32[n,K/G] (see ``codegen.activation``), codes, scales
-  [, zeros][, bias f32[N]], y f32[n,N]
-- float activations (a16): x f32[n,K], codes, scales[, zeros][, bias], y
+- packed weights: x8 i8[n,T*K] (a8: T = 1; a16: T = 2), scale f32[n,K/G], sum i32[n,K/G] (see ``codegen.activation``),
+  codes, scales[, zeros][, bias f32[N]], y f32[n,N]
 - float weights: x f32[n,K], weights[, bias], y
 - codebook schemes: codebook u8[64] follows the scales
 - several parts: the activations of each kind and group size once, in the order of the parts that first read them, then

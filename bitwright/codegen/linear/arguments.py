@@ -36,6 +36,11 @@ class Arguments:
         return self.buffers[name]
 
     @property
+    def terms(self) -> int:
+        """Int8 terms of an activation; 0: it is a float."""
+        return self.spec.scheme.terms
+
+    @property
     def zeros(self) -> Any:
         return self.buffers.get("zeros")
 

@@ -10,13 +10,9 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import kernel, loop
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.arguments import Arguments, declare, of_parts
-from bitwright.codegen.linear.decode import (
-    decode_float,
-    decode_int8,
-    decode_packed_float,
-    prepare_float_activations,
-)
-from bitwright.codegen.linear.prefill import prefill_float, prefill_int8
+from bitwright.codegen.linear.decode import decode_float, decode_packed
+from bitwright.codegen.linear.prefill import prefill_packed
+from bitwright.codegen.linear.prefill_float import prefill_float
 from bitwright.codegen.linear.schedule import LinearSchedule
 from bitwright.codegen.linear.spec import AnyLinear, linear_arguments
 from bitwright.codegen.team import Phase, TeamKernel
@@ -36,7 +32,7 @@ def prefill_kernel(spec: AnyLinear, isa: Isa, name: str, schedule: LinearSchedul
 def _dispatch(parts: Sequence[Arguments], tile: Any) -> None:
     """Tile ``tile`` of the first part, or of the others when it has fewer."""
     first, *others = parts
-    generator = prefill_int8 if first.spec.scheme.activation.bits == 8 else prefill_float
+    generator = prefill_packed if first.spec.scheme.terms else prefill_float
     if not others:
         generator(first, tile)
         return
@@ -83,10 +79,5 @@ def _int64(value: Any) -> Any:
 
 
 def _decode_body(args: Arguments) -> TileBody:
-    scheme = args.spec.scheme
-    if scheme.activation.bits == 8:
-        return lambda tile: decode_int8(args, tile)
-    if scheme.weight.is_float:
-        return lambda tile: decode_float(args, tile)
-    weighted, sums = prepare_float_activations(args)
-    return lambda tile: decode_packed_float(args, tile, weighted, sums)
+    generator = decode_packed if args.spec.scheme.terms else decode_float
+    return lambda tile: generator(args, tile)

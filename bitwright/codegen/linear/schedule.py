@@ -54,7 +54,7 @@ def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     """Values of each knob that changes the decode kernel of ``spec``."""
     if spec.scheme.weight.is_float:
         return {}
-    if spec.scheme.activation.bits != 8 or isa.dot == "maddubs":
+    if isa.dot == "maddubs":
         return {"prefetch": _PREFETCH}
     group = spec.layout(isa).group
     spans = tuple(span for span in _SPAN if group % span == 0)

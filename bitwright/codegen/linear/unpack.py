@@ -83,20 +83,3 @@ def group_offset(zeros: Any, layout: PackedLayout, bias: int, tile: Any, group: 
         return bias - layout.weight.centre
     zero = T.cast(load(zeros, [tile, group, block, 0], layout.lanes), vector("int32", layout.lanes))
     return splat(T.int32(bias), layout.lanes) - zero
-
-
-def code_of_byte(codes: Any, byte: int, lanes: int) -> Any:
-    """f32 x lanes: byte ``byte`` of every 32-bit lane of ``codes``, times 2**(8 * byte) except for the last byte.
-
-    One operation less than shifting every byte down; ``byte_weight`` is what the activation must be multiplied by.
-    """
-    words = T.reinterpret(codes, dtype=vector("uint32", lanes))
-    if byte == 3:
-        words = words >> splat(T.uint32(24), lanes)
-    else:
-        words = words & splat(T.uint32(255 << (8 * byte)), lanes)
-    return T.cast(T.reinterpret(words, dtype=vector("int32", lanes)), vector("float32", lanes))
-
-
-def byte_weight(byte: int) -> float:
-    return 1.0 if byte == 3 else 2.0 ** (-8 * byte)

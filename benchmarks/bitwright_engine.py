@@ -29,7 +29,7 @@ class BitwrightEngine:
         self._session.prefill(ids)
 
     def decode(self, token: int) -> None:
-        self._session.decode(token)
+        self._session.advance(token)
 
     def reset(self) -> None:
         self._session.reset()

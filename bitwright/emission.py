@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from bitwright.plan import Plan
 from bitwright.program import CACHE_BLOCK, Parameter, Program
 from bitwright.scheme import CacheScheme
 from bitwright.target import Target
+from bitwright.traffic import operation_bytes, weight_bytes_per_token
 
 # Object code and library of a model are one or two MB; they do not grow with its weights.
 LINK_BYTES = 16 << 20
@@ -79,7 +81,9 @@ def write(
             token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
-            step=None if step is None or plan_of_step is None else step_record(step.program, plan_of_step),
+            step=None
+            if step is None or plan_of_step is None
+            else step_record(program, plan, step.program, plan_of_step),
         ),
         state=[StateTensor(name=n, shape=s, dtype=d) for n, s, d in _state(program, plan)],
         target=TargetRecord(
@@ -100,18 +104,23 @@ def write(
     )
 
 
-def step_record(step: StepProgram, schedule: Schedule) -> StepRecord:
+def step_record(program: Program, plan: Plan, step: StepProgram, schedule: Schedule) -> StepRecord:
     """What a session needs to know about the decode step: its memory, its tasks and the bytes that each reads."""
     from bitwright.runtime.artifact import StepRecord
 
-    operations = [step.operations[task.operation] for task in schedule.tasks]
+    state = enumerate(_state(program, plan))
+    position = {i: prod(shape) * np.dtype(dtype).itemsize // program.capacity for i, (_, shape, dtype) in state}
+    read = operation_bytes(program, step.operations, position)
     return StepRecord(
         shared_bytes=schedule.shared_bytes,
         private_bytes=schedule.private_bytes,
         threads=schedule.threads,
         barrier_words=WORDS,
         barriers=schedule.barriers,
-        tasks=tuple((operation.name, operation.reads) for operation in operations),
+        tasks=tuple(
+            (step.operations[task.operation].name, *(read[task.operation] if task.phase == 0 else (0, 0)))
+            for task in schedule.tasks
+        ),
     )
 
 
@@ -178,16 +187,6 @@ def _with_bandwidth(module: Any, target: Target) -> Any:
     module = module.clone()
     module["read_bandwidth"] = build_read_bandwidth(select_isa(target.features))
     return module
-
-
-def weight_bytes_per_token(program: Program) -> int:
-    """Bytes of parameters one decode step reads: everything, but one row of a table that is not the lm_head as well."""
-    tables = {site.weight: site for site in program.sites if site.kind == "table" and not site.tied}
-    total = 0
-    for name, parameter in program.parameters.items():
-        site = tables.get(name.rpartition(".")[0])
-        total += parameter.nbytes // site.shape[0] if site else parameter.nbytes
-    return total
 
 
 def cache_bytes_per_token(program: Program, plan: Plan) -> int:

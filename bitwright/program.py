@@ -74,6 +74,7 @@ class Program:
         capacity: tokens the caches hold, a multiple of CACHE_BLOCK.
         kind: ``decoder`` or ``encoder``.
         sites: found by ``find_sites``.
+        rotary_tables: parameters that are cos or sin tables, of which a token reads one row; set by ``find_sites``.
         plan: set by ``annotate``.
         team_kernels: kernels of ``decode`` that threads can share, by the name of their function in the module.
         step: the decode step, once ``flatten_decode`` has taken it out of the module.
@@ -87,6 +88,7 @@ class Program:
     capacity: int
     kind: str
     sites: tuple[Site, ...] = ()
+    rotary_tables: frozenset[str] = frozenset()
     plan: Plan | None = None
     team_kernels: Mapping[str, TeamKernel] = field(default_factory=dict)
     step: Step | None = None

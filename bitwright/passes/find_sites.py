@@ -2,7 +2,8 @@
 
 In: functions with ``bitwright.linear``, ``bitwright.embedding`` and ``bitwright.attention`` calls whose ``site`` is
 empty.
-Out: the same functions with ``site`` attributes, and ``program.sites`` in the order of the graph.
+Out: the same functions with ``site`` attributes, ``program.sites`` in the order of the graph, and the names of the
+rotary tables, which later passes may fuse out of sight.
 
 A linear layer is named by its place around the attentions: ``layer.3.q``, ``.k``, ``.v`` (or ``.qkv`` when one
 matrix feeds all)
@@ -16,6 +17,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
+
+from tvm import relax
 
 from bitwright import relax_ops
 from bitwright.errors import UnsupportedError
@@ -46,7 +49,8 @@ class FindSites:
                 return relax_ops.with_attributes(value, site=names[value.args[1].name])
             return None
 
-        return replace(program, module=rewrite(program.module, visit), sites=sites)
+        module = rewrite(program.module, visit)
+        return replace(program, module=module, sites=sites, rotary_tables=_rotary_tables(function))
 
 
 class _Namer:
@@ -174,6 +178,12 @@ def _weight_sites(function: Any, names: dict[str, str]) -> tuple[Site, ...]:
         )
     order = {b.value.args[1].name: i for i, b in reversed(list(enumerate(bindings(function)))) if _has_weight(b)}
     return tuple(sorted(sites, key=lambda site: order[site.weight]))
+
+
+def _rotary_tables(function: Any) -> frozenset[str]:
+    parameters = {v.name for v in function.params}
+    tables = [t for b in bindings(function) if relax_ops.name_of(b.value) == "rope" for t in b.value.args[1:3]]
+    return frozenset(table.name for table in tables if isinstance(table, relax.Var) and table.name in parameters)
 
 
 def _has_weight(binding: Any) -> bool:

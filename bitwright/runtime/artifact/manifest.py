@@ -43,7 +43,7 @@ class StepRecord(_Record):
         threads: most threads it runs on.
         barrier_words: int64 words per thread that the barrier counts in.
         barriers: how often threads wait for each other in one step.
-        tasks: what a thread does in order: (kernel, bytes of weights it reads).
+        tasks: what a thread does in order: (kernel, bytes of weights it reads, bytes of cache per cached token).
     """
 
     shared_bytes: Count
@@ -51,12 +51,12 @@ class StepRecord(_Record):
     threads: Positive
     barrier_words: Positive
     barriers: Positive
-    tasks: tuple[tuple[str, Count], ...] = Field(strict=False)
+    tasks: tuple[tuple[str, Count, Count], ...] = Field(strict=False)
 
     @field_validator("tasks", mode="before")
     @classmethod
-    def _pairs(cls, tasks: Any) -> Any:
-        return tuple(tuple(pair) for pair in tasks) if isinstance(tasks, list) else tasks
+    def _tuples(cls, tasks: Any) -> Any:
+        return tuple(tuple(task) for task in tasks) if isinstance(tasks, list) else tasks
 
 
 class Interface(_Record):

@@ -1,7 +1,8 @@
 """Search by a cost model: gradient-boosted trees (XGBoost) that learn from every record how good a candidate is.
 
-The model predicts log(time / default's time in the same run), which needs no common unit between shapes and from which
-the drift of a shared machine has cancelled. It is trained again before every batch, on the records of all workloads.
+The model predicts log(time / default's time in the same run), which needs no common unit between shapes and from
+which the drift of a shared machine has cancelled. It is trained again before every batch, on the records of all
+workloads.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class XGBoostSearch:
     """
 
     seed: int = 0
-    epsilon: float = 0.15
+    epsilon: float = 0.25
     optimism: float = 0.5
     name: str = "xgboost"
 

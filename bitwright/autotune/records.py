@@ -1,7 +1,7 @@
 """Records of measured candidates: one JSON object a line, appended and flushed as they are measured.
 
-A run that is interrupted loses at most the line that was being written: a last line without an end is ignored when the
-file is read, and removed before the file is continued. Every other line must be whole.
+A run that is interrupted loses at most the line that was being written: a last line without an end is ignored when
+the file is read, and removed before the file is continued. Every other line must be whole.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def key_of(knobs: Knobs) -> Key:
 class Space:
     """Knobs in order, each with its values.
 
-    Candidates are numbered from 0 to ``len(space) - 1``, the last knob changing fastest. Combinations that no kernel exists
-    for may be among them: they fail when they are built, and the search learns to avoid them.
+    Candidates are numbered from 0 to ``len(space) - 1``, the last knob changing fastest. Combinations that no kernel
+    exists for may be among them: they fail when they are built, and the search learns to avoid them.
     """
 
     knobs: tuple[tuple[str, tuple[Value, ...]], ...]

@@ -30,14 +30,13 @@ class Chain:
     """A compiled step that calls one kernel ``calls`` times.
 
     Args:
-        threads: that run it; TVM's pool must have as many (``set_threads``).
-        position: value of the kernel's scalar arguments, such as the token's position.
+        threads: that run it; TVM's pool must have at least as many.
     """
 
-    def __init__(self, kernel: StepKernel, threads: int, target: Target, arena: Arena, position: int = 0) -> None:
+    def __init__(self, kernel: StepKernel, threads: int, target: Target, arena: Arena) -> None:
         import tvm_ffi
 
-        self.kernel, self.threads, self.position = kernel, threads, position
+        self.kernel, self.threads = kernel, threads
         self.calls = min(max(CALL_BYTES // max(kernel.cold_bytes, 1), LEAST_CALLS), MOST_CALLS)
         self._arena, self._generation = arena, 0
         program, schedule = _program(kernel, threads, self.calls)
@@ -47,6 +46,8 @@ class Chain:
             for spec in (*kernel.arguments, *kernel.scratch)
             if spec.shape and spec.name not in kernel.cold
         }
+        for name in kernel.zeroed:
+            self._hot[name][...] = 0
         self._table = aligned_zeros(self.calls * len(kernel.arguments) + len(kernel.scratch), "uint64")
         self._ticks = aligned_zeros(len(schedule.tasks) + 1, "int64")
         work, words = aligned_zeros(schedule.arena_bytes(threads), "uint8"), aligned_zeros(threads * WORDS, "int64")
@@ -65,14 +66,23 @@ class Chain:
                     self._table[call * width + index] = tensor.ctypes.data
         for index, spec in enumerate(self.kernel.scratch):
             self._table[self.calls * width + index] = self._hot[spec.name].ctypes.data
-        self._generation += 1
-        self._function(*self._arguments, self.position, self.threads, self._generation, 1)
+        self.call()
         cycles: npt.NDArray[np.int64] = np.diff(self._ticks).reshape(self.calls, -1).sum(axis=1)
         return cycles
+
+    def call(self) -> None:
+        """One run, on the weights of the last ``run``."""
+        self._generation += 1
+        self._function(*self._arguments, self.kernel.position, self.threads, self._generation, 1)
 
     def mean_cycles(self) -> float:
         """Mean cycles of a call in one run; the first, which waits for the threads to start, left out."""
         return float(self.run()[1:].mean())
+
+    @property
+    def inside(self) -> int:
+        """Cycles from the start of the last run to the end of its last call."""
+        return int(self._ticks[-1] - self._ticks[0])
 
     @property
     def started(self) -> int:

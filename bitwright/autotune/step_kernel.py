@@ -22,6 +22,8 @@ class StepKernel:
         workers: a PrimFunc per phase.
         splits: per phase, whether the threads share its work.
         scratch: written by earlier phases for later ones.
+        zeroed: names of the arguments that must be zeros when they are not given: token ids, positions.
+        position: value of the scalar arguments.
         cold: names of the arguments that are read from memory: weights and caches.
     """
 
@@ -32,6 +34,8 @@ class StepKernel:
     splits: tuple[bool, ...]
     cold: frozenset[str]
     scratch: tuple[TensorSpec, ...] = ()
+    zeroed: frozenset[str] = frozenset()
+    position: int = 0
 
     @property
     def replicated(self) -> bool:
@@ -44,7 +48,7 @@ class StepKernel:
         return sum(spec.nbytes for spec in self.arguments if spec.name in self.cold)
 
 
-def of_team(kernel: TeamKernel, threads: int, cold: frozenset[str]) -> StepKernel:
+def of_team(kernel: TeamKernel, threads: int, cold: frozenset[str], position: int = 0) -> StepKernel:
     """A kernel that threads can share."""
     from bitwright.codegen.step.worker import team_worker
 
@@ -56,17 +60,25 @@ def of_team(kernel: TeamKernel, threads: int, cold: frozenset[str]) -> StepKerne
         tuple(phase.split for phase in kernel.phases),
         cold,
         tuple(_with_slots(spec, threads) for spec in kernel.scratch),
+        position=position,
     )
 
 
-def of_function(function: Any, arguments: Sequence[TensorSpec], results: int, cold: frozenset[str]) -> StepKernel:
+def of_function(
+    function: Any,
+    arguments: Sequence[TensorSpec],
+    results: int,
+    *,
+    cold: frozenset[str] = frozenset(),
+    zeroed: frozenset[str] = frozenset(),
+) -> StepKernel:
     """A PrimFunc that one thread computes as a whole."""
     from bitwright.codegen.step.worker import function_worker
 
     name = str(function.attrs["global_symbol"])
     shapes = [spec.shape or None for spec in arguments]
     worker = function_worker(function, shapes, name)
-    return StepKernel(name, tuple(arguments), results, (worker,), (False,), cold)
+    return StepKernel(name, tuple(arguments), results, (worker,), (False,), cold, zeroed=zeroed)
 
 
 def _with_slots(spec: TensorSpec, threads: int) -> TensorSpec:

@@ -91,9 +91,9 @@ def _dequantize_row(buffers: dict[str, Any], layout: PackedLayout, isa: Isa, tok
 def _code(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: Any, step: int, byte: Any) -> Any:
     """One code as int32."""
     result = None
-    for plane in layout.planes:
-        line = T.cast(codes[tile, unit, block, plane.first + step // plane.fields, byte], "int32")
-        field = (line >> T.int32(plane.width * (step % plane.fields))) & T.int32((1 << plane.width) - 1)
-        bits = field << T.int32(plane.position)
+    for piece in layout.fields[step]:
+        line = T.cast(codes[tile, unit, block, piece.line, byte], "int32")
+        field = (line >> T.int32(piece.source)) & T.int32((1 << piece.width) - 1)
+        bits = field << T.int32(piece.position)
         result = bits if result is None else result | bits
     return result

@@ -86,13 +86,12 @@ def _pack_codes(codes: Array, layout: PackedLayout) -> Array:
     tiles, blocks, lanes, unit = layout.tiles, layout.blocks, layout.lanes, layout.unit
     # [tile, unit, block, step of four inputs, row, j]
     steps = _pad_rows(codes, layout).reshape(tiles, blocks, lanes, layout.inputs // unit, unit // 4, 4)
-    steps = steps.transpose(0, 3, 1, 4, 2, 5)
+    steps = steps.transpose(0, 3, 1, 4, 2, 5).reshape(tiles, layout.inputs // unit, blocks, unit // 4, 4 * lanes)
     packed = np.zeros((*steps.shape[:3], layout.lines, 4 * lanes), np.uint8)
-    for plane in layout.planes:
-        bits = (steps >> plane.position) & ((1 << plane.width) - 1)
-        fields = bits.reshape(*steps.shape[:3], plane.lines, plane.fields, 4 * lanes)
-        for field in range(plane.fields):
-            packed[..., plane.first : plane.first + plane.lines, :] |= fields[..., field, :] << (plane.width * field)
+    for step, field in enumerate(layout.fields):
+        for piece in field:
+            bits = (steps[..., step, :] >> piece.position) & ((1 << piece.width) - 1)
+            packed[..., piece.line, :] |= bits << piece.source
     return packed
 
 
@@ -100,10 +99,10 @@ def _unpack_codes(packed: Array, layout: PackedLayout) -> Array:
     tiles, blocks, lanes, unit = layout.tiles, layout.blocks, layout.lanes, layout.unit
     head = packed.shape[:3]
     steps = np.zeros((*head, unit // 4, 4 * lanes), np.uint8)
-    for plane in layout.planes:
-        shifts = np.arange(0, 8, plane.width, dtype=np.uint8)[:, None]
-        fields = (packed[..., plane.first : plane.first + plane.lines, None, :] >> shifts) & ((1 << plane.width) - 1)
-        steps |= (fields << plane.position).reshape(steps.shape)
+    for step, field in enumerate(layout.fields):
+        for piece in field:
+            bits = (packed[..., piece.line, :] >> piece.source) & ((1 << piece.width) - 1)
+            steps[..., step, :] |= bits << piece.position
     rows = steps.reshape(*head, unit // 4, lanes, 4).transpose(0, 2, 4, 1, 3, 5)
     return np.ascontiguousarray(rows.reshape(tiles * blocks * lanes, layout.inputs)[: layout.outputs])
 

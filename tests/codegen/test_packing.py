@@ -53,24 +53,39 @@ def test_float_round_trip(outputs: int, inputs: int, bits: int, lanes: int) -> N
     assert packed["weights"].nbytes == layout.storage_bytes
 
 
+WHERE = {
+    2: ["0:10", "0:32", "0:54", "0:76"],
+    3: ["0:210", "1:210", "2:210", "0:543", "1:543", "2:543", "0:76 2:6", "1:76 2:7"],
+    4: ["0:3210", "0:7654"],
+    5: ["0:43210", "1:43210", "2:43210", "3:43210", "4:43210", "0:765 3:76", "1:765 4:76", "2:765 3:5 4:5"],
+    6: ["0:543210", "1:543210", "2:543210", "0:76 1:76 2:76"],
+    8: ["0:76543210"],
+}
+"""By width and step of four inputs: line and bits of a code, the highest first. Written down by hand."""
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_each_bit_lies_where_the_format_says(bits: int) -> None:
-    """One code at a time, located by the formula of the architecture page rather than by the packing code."""
     layout = PackedLayout(16, 64, WeightScheme("uniform", bits, 32), 8, 2)
-    planes = {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 8: [8]}[bits]
-    for row, k in ((0, 0), (3, 5), (9, 31), (15, 63), (12, 37)):
-        codes = np.zeros((16, 64), np.uint8)
-        codes[row, k] = (1 << bits) - 1
-        packed = pack(codes, np.zeros((16, 2), np.float16), None, layout)["codes"]
-        expected = np.zeros_like(packed)
-        unit, inner = divmod(k, layout.unit)
-        step, j = divmod(inner, 4)
-        first = 0
-        for width in planes:
-            line, field = divmod(step, 8 // width)
-            expected[0, unit, row // 8, first + line, 4 * (row % 8) + j] = ((1 << width) - 1) << (width * field)
-            first += layout.unit * width // 32
-        np.testing.assert_array_equal(packed, expected)
+    assert layout.unit == 4 * len(WHERE[bits])
+    for row, k in ((0, 0), (3, 5), (9, 31), (15, 63), (12, 37), (1, 24), (2, 29)):
+        step, j = divmod(k % layout.unit, 4)
+        places = [(int(p[0]), int(bit)) for p in WHERE[bits][step].split() for bit in p[2:]]
+        assert len(places) == bits
+        for code_bit, (line, bit) in zip(range(bits - 1, -1, -1), places, strict=True):
+            codes = np.zeros((16, 64), np.uint8)
+            codes[row, k] = 1 << code_bit
+            packed = pack(codes, np.zeros((16, 2), np.float16), None, layout)["codes"]
+            expected = np.zeros_like(packed)
+            expected[0, k // layout.unit, row // 8, line, 4 * (row % 8) + j] = 1 << bit
+            np.testing.assert_array_equal(packed, expected)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_every_bit_of_a_unit_is_used_once(bits: int) -> None:
+    used = [tuple(map(int, (p[0], bit))) for step in WHERE[bits] for p in step.split() for bit in p[2:]]
+    lines = 4 * len(WHERE[bits]) * bits // 32
+    assert sorted(used) == [(line, bit) for line in range(lines) for bit in range(8)]
 
 
 def test_dequantize_centres_on_the_zero_point() -> None:

@@ -12,6 +12,7 @@ isa.lanes)``                                tensor), ``.storage_bytes`` (padding
 ``pack``, ``pack_float``, ``dequantize``    from ``codegen.packing``: arrays to and from the stored tensors
 ``linear_arguments(spec, isa)``             every argument in order, the result last
 ``build_linear(spec, isa, name)``           the TIR PrimFunc; for one token it starts its own threads
+``LinearSchedule``                          knobs; ``default_schedule(spec, isa)``, and their values in ``schedule``
 ``linear_team_kernel(spec, isa, name)``     one token, as work for a team of threads that runs already
 ========================================== =========================================================================
 
@@ -31,14 +32,17 @@ from typing import Any
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.legality import require_legal, why_illegal
+from bitwright.codegen.linear.schedule import LinearSchedule, default_schedule
 from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments
 from bitwright.codegen.team import TeamKernel, standalone
 
 __all__ = [
     "AnyLinear",
+    "LinearSchedule",
     "LinearSpec",
     "MixedSpec",
     "build_linear",
+    "default_schedule",
     "linear_arguments",
     "linear_team_kernel",
     "require_legal",
@@ -46,24 +50,29 @@ __all__ = [
 ]
 
 
-def build_linear(spec: AnyLinear, isa: Isa, name: str = "linear", threads: int = 2) -> Any:
+def build_linear(
+    spec: AnyLinear, isa: Isa, name: str = "linear", threads: int = 2, schedule: LinearSchedule | None = None
+) -> Any:
     """The PrimFunc that computes ``spec`` with ``isa``; its arguments are ``linear_arguments(spec, isa)``.
 
     Args:
         threads: what the work of one token is divided among; any number of tokens are divided at run time.
+        schedule: knobs; None: each part's ``default_schedule``.
 
     Raises:
         UnsupportedError: there is no such kernel; the error says why.
     """
     if spec.rows == 1:
-        return standalone(linear_team_kernel(spec, isa, name), threads)
+        return standalone(linear_team_kernel(spec, isa, name, schedule), threads)
     require_legal(spec, isa)
     from bitwright.codegen.linear.kernel import prefill_kernel
 
-    return prefill_kernel(spec, isa, name)
+    return prefill_kernel(spec, isa, name, schedule)
 
 
-def linear_team_kernel(spec: AnyLinear, isa: Isa, name: str = "linear") -> TeamKernel:
+def linear_team_kernel(
+    spec: AnyLinear, isa: Isa, name: str = "linear", schedule: LinearSchedule | None = None
+) -> TeamKernel:
     """The kernel of a spec for one token, whose tiles a team of threads shares.
 
     Raises:
@@ -72,4 +81,4 @@ def linear_team_kernel(spec: AnyLinear, isa: Isa, name: str = "linear") -> TeamK
     require_legal(spec, isa)
     from bitwright.codegen.linear.kernel import team_kernel
 
-    return team_kernel(spec, isa, name)
+    return team_kernel(spec, isa, name, schedule)

@@ -52,10 +52,7 @@ def prepare(function: Any, arguments: Sequence[TensorSpec], workload: Workload, 
         for s in arguments
     ]
     hot = {s.name: tvm_ffi.from_dlpack(bench.arena.hot(s)) for s in specs if s.name not in WEIGHTS}
-    sets = [
-        [hot.get(s.name) or tvm_ffi.from_dlpack(bench.arena.cold(s)) for s in specs]
-        for _ in range(_VARIANTS)
-    ]
+    sets = [[hot.get(s.name) or tvm_ffi.from_dlpack(bench.arena.cold(s)) for s in specs] for _ in range(_VARIANTS)]
     turn = iter(range(1 << 60))
 
     def call() -> None:

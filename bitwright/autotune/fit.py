@@ -2,9 +2,9 @@
 
     seconds = a + b * bytes + c * multiplications + d * outputs          with a, b, c, d >= 0
 
-a is what a call costs, 1/b the bandwidth, 1/c the arithmetic, d what each result costs. The squares of *relative* errors
-are minimised (non-negative least squares, Lawson and Hanson 1974, by coordinate descent), so that small kernels count
-as much as large ones. The stated error is found by leaving one shape out at a time.
+a is what a call costs, 1/b the bandwidth, 1/c the arithmetic, d what each result costs. The squares of *relative*
+errors are minimised (non-negative least squares, Lawson and Hanson 1974, by coordinate descent), so that small
+kernels count as much as large ones. The stated error is found by leaving one shape out at a time.
 """
 
 from __future__ import annotations

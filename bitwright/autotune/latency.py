@@ -1,11 +1,11 @@
 """Latency tables: how long a kernel takes on a target, measured where it was measured, else predicted.
 
-``LatencyTable`` answers from measurements of kernels inside a decode step (``step_bench``) or, for many tokens, of their
-calls. How fast weights arrive depends on how much of all weights stays in the last cache level, so each kernel is timed
-in two *working sets*, twice and four times that level; a model's own size lies between them, below or above.
+``LatencyTable`` answers from measurements of kernels inside a decode step (``step_bench``) or, for many tokens, of
+their calls. How fast weights arrive depends on how much of all weights stays in the last cache level, so each kernel
+is timed in two *working sets*, twice and four times that level; a model's own size lies between them, below or above.
 
-A kernel that was not measured is predicted by ``fit``, with the error that leaving each measurement out showed. A table
-is one JSON file per target, with a digest of its content; measuring goes on where it was interrupted.
+A kernel that was not measured is predicted by ``fit``, with the error that leaving each measurement out showed. A
+table is one JSON file per target, with a digest of its content; measuring goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -81,8 +81,7 @@ class LatencyTable:
         if measured:
             return Latency(1e3 * between(measured, working_set), True, 0.0)
         found = self._fit(workload)
-        sets = sorted({entry_set for _, entry_set in self.entries})
-        predicted = {size: found.seconds(workload, size) for size in sets}
+        predicted = {size: found.seconds(workload, size) for size in found.coefficients}
         return Latency(1e3 * between(predicted, working_set), False, found.relative_error)
 
     def relative_errors(self) -> dict[str, float]:
@@ -137,7 +136,10 @@ class LatencyTable:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise InputError(
-                "the latency table cannot be written", where=str(path), limit=error.strerror, remedy="choose another path"
+                "the latency table cannot be written",
+                where=str(path),
+                limit=error.strerror,
+                remedy="choose another path",
             ) from error
 
     @classmethod
@@ -156,7 +158,9 @@ class LatencyTable:
             )
         content = {name: value for name, value in document.items() if name != "digest"}
         if document.get("digest") != digest(content):
-            raise InputError("the latency table was changed", where=str(path), limit="its digest", remedy="measure it again")
+            raise InputError(
+                "the latency table was changed", where=str(path), limit="its digest", remedy="measure it again"
+            )
         table = cls(document["fingerprint"], document["isa"], dict(document["constants"]))
         for entry in document["entries"]:
             workload = Workload.from_json(entry["workload"], str(path))
@@ -207,7 +211,9 @@ def digest(content: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def missing(table: LatencyTable, workloads: Iterable[Workload], working_sets: Iterable[int]) -> list[tuple[Workload, int]]:
+def missing(
+    table: LatencyTable, workloads: Iterable[Workload], working_sets: Iterable[int]
+) -> list[tuple[Workload, int]]:
     """What is still to be measured, in order, each once."""
     sets = tuple(working_sets)
     wanted = dict.fromkeys((workload, size) for workload in workloads for size in sets)

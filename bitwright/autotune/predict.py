@@ -1,9 +1,9 @@
 """Predicts the time of a whole decode step, or of a prompt's linear layers, from a plan and a latency table.
 
-The kernels of a step follow from the sites as the fusion passes leave them: members of a group with one scheme are one
-matrix product, members with different schemes are computed one after the other (in one call); norms quantize for what
-reads them; a gated feed-forward is recognised by two equal matrices that share an input. What is small and unlike this in
-a model (positions, LayerNorm instead of RMSNorm) counts as if it were.
+The kernels of a step follow from the sites as the fusion passes leave them: members of a group with one scheme are
+one matrix product, members with different schemes are computed one after the other (in one call); norms quantize for
+what reads them; a gated feed-forward is recognised by two equal matrices that share an input. What is small and
+unlike this in a model (positions, LayerNorm instead of RMSNorm) counts as if it were.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ class StepPrediction:
     predicted: int
 
 
-def predict_step(
-    table: LatencyTable, sites: Sequence[Site], plan: Plan, context: int, threads: int
-) -> StepPrediction:
+def predict_step(table: LatencyTable, sites: Sequence[Site], plan: Plan, context: int, threads: int) -> StepPrediction:
     """Milliseconds of decoding one token after ``context - 1`` others.
 
     Raises:

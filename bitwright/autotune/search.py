@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 from bitwright.autotune.isolation import MeasuringError
 from bitwright.autotune.records import Record, RecordFile
@@ -25,14 +25,8 @@ WORTH = 0.985
 """A candidate replaces the default when its median time is at most this share of the default's."""
 
 
-class Measure(Protocol):
-    """Builds, checks and times one candidate beside the default: (seconds, default's seconds).
-
-    Raises:
-        MeasuringError: the candidate failed.
-    """
-
-    def __call__(self, workload: Workload, knobs: Knobs) -> tuple[float, float]: ...
+Measure = Callable[[Workload, Knobs], tuple[float, float]]
+"""Builds, checks and times a candidate beside the default: (seconds, default's seconds). Raises MeasuringError."""
 
 
 @dataclass(frozen=True)

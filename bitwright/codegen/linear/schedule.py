@@ -5,6 +5,7 @@ Defaults are what measured best over shapes and widths on a Zen 5 (see docs/resu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitwright.codegen.isa import Isa
@@ -12,9 +13,9 @@ from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.spec import LinearSpec
 from bitwright.errors import UsageError
 
-_PREFETCH = (0, 2048, 4096, 8192, 16384)
-_CHAIN = (2, 4, 8)
-_SPAN = (32, 64, 128)
+_PREFETCH = (0, 512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
+_CHAIN = (1, 2, 3, 4, 6, 8, 16)
+_SPAN = (32, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class LinearSchedule:
     def fitting_span(self, group: int) -> int:
         """The longest span of at most ``span`` inputs that divides a group."""
         return next(n for n in range(min(self.span, group), 0, -INPUT_MULTIPLE) if group % n == 0)
+
+
+Schedules = Callable[[LinearSpec, Isa], LinearSchedule]
+"""Chooses the knobs of a kernel: ``default_schedule``, or what tuning found."""
 
 
 def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:

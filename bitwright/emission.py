@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -41,6 +41,7 @@ def write(
     options: Options,
     output: Path,
     tell: Callable[[str], None],
+    digests: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Generate code, quantize the weights as they are written (one matrix at a time), and write the folder."""
     from bitwright.codegen.build import build_library
@@ -101,6 +102,7 @@ def write(
         generation=imported.generation or None,
         report=_report(imported, program, plan, target),
         scheme=_summary(plan),
+        digests=digests,
         overwrite=options.overwrite,
     )
 

@@ -20,6 +20,8 @@ from bitwright.program import Program
 from bitwright.target import Target
 
 if TYPE_CHECKING:
+    from bitwright.autotune.store import TunedSchedules
+    from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
     from bitwright.passes.base import Pass
     from bitwright.runtime.artifact import Artifact
@@ -34,9 +36,10 @@ def compile(
     return compile_model(model, Path(output), make_options(**options), progress=progress)
 
 
-def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
-    """The phases between finding the sites and code generation, in order."""
+def transformations(options: Options, plan: Plan, target: Target, schedules: Schedules | None = None) -> list[Pass]:
+    """The phases between finding the sites and code generation, in order; ``schedules`` choose kernels' knobs."""
     from bitwright.codegen.isa import select_isa
+    from bitwright.codegen.linear import default_schedule
     from bitwright.passes.annotate import Annotate
     from bitwright.passes.flatten_decode import FlattenDecode
     from bitwright.passes.fuse_add_norm import FuseAddNorm
@@ -55,7 +58,7 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
         FuseAddNorm(),
         Quantize(isa),
         FuseQuantize(),
-        Lower(isa, threads=target.cores),
+        Lower(isa, target.cores, schedules or default_schedule),
         FlattenDecode(target.cores, isa.lanes),
         PackArguments(options.chunk),
     ]
@@ -93,11 +96,26 @@ def compile_model(
             pass  # now rather than after the model has been read
     imported = load_model(model, tell, options.context)
     plan, program = plan_and_program(imported, options, target, tell)
-    for number, phase in enumerate(transformations(options, plan, target), start=3):
+    schedules = tuned_schedules(options, target)
+    for number, phase in enumerate(transformations(options, plan, target, schedules), start=3):
         tell(phase.name)
         program = phase(program)
         _dump(options.dump_ir, number, phase.name, program)
-    return emission.write(imported, program, plan, target, options, output, tell)
+    digests = {"tuning": schedules.digest} if schedules.used else {}
+    return emission.write(imported, program, plan, target, options, output, tell, digests)
+
+
+def tuned_schedules(options: Options, target: Target) -> TunedSchedules:
+    """Chooses kernels' knobs from the tuning records that ``options`` name or that are found.
+
+    Raises:
+        InputError: the records cannot be read, or those that were named hold nothing for the target.
+    """
+    from bitwright.autotune.store import TunedSchedules, load_records
+    from bitwright.codegen.isa import select_isa
+
+    records = load_records(options.records, select_isa(target.features), target.fingerprint)
+    return TunedSchedules(records, target.fingerprint, target.cores)
 
 
 def let_interruptions_pass() -> None:

@@ -29,6 +29,11 @@ ENGINES = {
 }
 """Where each engine's class is; made from (path, threads, context)."""
 
+SETTLE_SECONDS = 0.1
+"""After this the threads of the contestant before have stopped to wait for work in a loop."""
+
+WARM_TOKENS = 8
+
 
 class Engine(Protocol):
     vocab: int
@@ -66,9 +71,19 @@ class Row:
         return self.depth + self.tokens
 
 
+def warm_up(engine: Engine) -> None:
+    """Wake threads and clocks, and bring memory back that the contestants before have displaced."""
+    time.sleep(SETTLE_SECONDS)
+    engine.reset()
+    engine.prefill([1] * WARM_TOKENS)
+    for _ in range(WARM_TOKENS):
+        engine.decode(1)
+
+
 def run_test(engine: Engine, test: Row, random: np.random.Generator) -> float:
     """Seconds of one repetition on random tokens; the context of ``depth`` tokens is filled before the clock starts."""
     ids: list[int] = random.integers(0, engine.vocab, test.positions).tolist()
+    warm_up(engine)
     engine.reset()
     if test.depth:
         engine.prefill(ids[: test.depth])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.paired import measure, ratios, rows
-from benchmarks.worker import Row, run_test, serve
+from benchmarks.worker import WARM_TOKENS, Row, run_test, serve
 
+WARM = [("reset", 0), ("prefill", WARM_TOKENS), *[("decode", 1)] * WARM_TOKENS]
 PP, TG = Row("pp", 4), Row("tg", 3, depth=5)
 
 
@@ -53,13 +54,13 @@ class FixedWorker:
 def test_a_prompt_is_one_call_after_a_reset() -> None:
     engine = RecordingEngine()
     assert run_test(engine, PP, np.random.default_rng(0)) > 0
-    assert engine.calls == [("reset", 0), ("prefill", 4)]
+    assert engine.calls == [*WARM, ("reset", 0), ("prefill", 4)]
 
 
 def test_depth_is_filled_before_tokens_are_decoded_one_by_one() -> None:
     engine = RecordingEngine()
     run_test(engine, TG, np.random.default_rng(0))
-    assert engine.calls == [("reset", 0), ("prefill", 5), *[("decode", 1)] * 3]
+    assert engine.calls == [*WARM, ("reset", 0), ("prefill", 5), *[("decode", 1)] * 3]
 
 
 def test_a_worker_describes_itself_then_answers_each_request() -> None:

@@ -33,14 +33,14 @@ class BitwrightEngine:
         self._logits = self._session.prefill(ids)
 
     def decode(self, token: int) -> None:
-        self._logits = self._session.decode(token)
+        self._logits = self._session.advance(token).logits
 
     def reset(self) -> None:
         self._session.reset()
 
     def last_logits(self) -> NDArray[np.float32]:
         """Logits after the last token, float32 (vocab,)."""
-        return self._logits
+        return self._logits.copy()
 
     @property
     def description(self) -> dict[str, str]:

@@ -160,12 +160,13 @@ def test_two_compiles_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_weights_on_disk_are_what_the_schemes_say(tmp_path: Path) -> None:
-    shape = Shape(layers=1, vocab=128, hidden=192)  # every matrix fills whole tiles of 32 rows
+    # Every matrix, q, k and v together included, fills whole tiles of 64 rows.
+    shape = Shape(layers=1, vocab=128, width=128, heads=4, kv_heads=2, hidden=192)
     model = decoder(shape)
     artifact = pipeline.compile(model, tmp_path / "a", context=64, scheme="u3g32a8")
-    matrices = [(128, 96), (96, 96), (32, 96), (32, 96), (96, 96), (192, 96), (192, 96), (96, 192)]
+    matrices = [(128, 128), (128, 128), (64, 128), (64, 128), (128, 128), (192, 128), (192, 128), (128, 192)]
     packed = sum(WeightScheme("uniform", 3, 32).storage_bytes(*shape) for shape in matrices)
-    norms, tables = 3 * 96 * 4, 2 * 64 * 16 * 4  # rotary tables of the 64 positions the cache has
+    norms, tables = 3 * 128 * 4, 2 * 64 * 16 * 4  # rotary tables of the 64 positions the cache has
     header = int.from_bytes((artifact.folder / "weights.safetensors").read_bytes()[:8], "little")
     assert artifact.manifest.run_bytes == 8 + header + packed + norms + tables
 

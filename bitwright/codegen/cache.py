@@ -16,10 +16,13 @@ Token i goes to position pos + i; 0 <= pos and pos + n <= T (not checked: the se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bitwright.codegen.checks import check_choice, check_lanes, check_positive
+from bitwright.codegen.layout import TensorSpec
+from bitwright.codegen.team import Phase, TeamKernel, standalone
 from bitwright.errors import UnsupportedError
 
 BLOCK = 16
@@ -77,36 +80,63 @@ class AppendSpec:
         return f"cache_append_{self.cache.kv_heads}x{self.cache.head_dim}"
 
 
+def append_team_kernel(spec: AppendSpec) -> TeamKernel:
+    """The append kernel of one token (``rows=1``): k, v, k_cache, v_cache, pos (module docstring); no results."""
+    cache = spec.cache
+    return TeamKernel(
+        spec.name,
+        arguments=(
+            TensorSpec("k", "float32", (1, cache.kv_heads * cache.head_dim)),
+            TensorSpec("v", "float32", (1, cache.kv_heads * cache.value_dim)),
+            TensorSpec("k_cache", cache.key_dtype, cache.key_shape),
+            TensorSpec("v_cache", cache.value_dtype, cache.value_shape),
+            TensorSpec("pos", "int64", ()),
+        ),
+        results=0,
+        phases=(Phase(lambda buffers, _thread, _threads: _append_row(spec, buffers, 0), split=False),),
+    )
+
+
 def build_cache_append(spec: AppendSpec) -> Any:
     """PrimFunc: k, v, k_cache, v_cache, pos (module docstring)."""
-    from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+    if spec.rows == 1:
+        return standalone(append_team_kernel(spec), 1)
 
-    from bitwright.codegen.builder import kernel, load, loop
-    from bitwright.codegen.rowloop import for_rows, token_extent
-    from bitwright.codegen.vectormath import for_spans, store_float
+    from bitwright.codegen.builder import kernel, symbol
+    from bitwright.codegen.rowloop import for_rows
 
     cache = spec.cache
     with kernel(spec.name) as k:
-        n = token_extent(spec.rows)
-        keys = k.tensor("k", (n, cache.kv_heads * cache.head_dim), "float32")
-        values = k.tensor("v", (n, cache.kv_heads * cache.value_dim), "float32")
-        key_cache = k.tensor("k_cache", cache.key_shape, cache.key_dtype)
-        value_cache = k.tensor("v_cache", cache.value_shape, cache.value_dtype)
-        pos = k.scalar("pos")
-
-        def row(i: Any) -> None:
-            at = T.Bind(pos + i)
-            block, lane = T.Bind(T.floordiv(at, T.int64(BLOCK))), T.Bind(T.floormod(at, T.int64(BLOCK)))
-            with loop(cache.kv_heads) as head:
-                with loop(cache.head_dim) as d:
-                    key = keys[i, head * cache.head_dim + d]
-                    T.buffer_store(key_cache, T.cast(key, cache.key_dtype), [head, block, d, lane])
-
-                def copy(offset: Any, lanes: int) -> None:
-                    value = load(values, [i, head * cache.value_dim + offset], lanes)
-                    store_float(value_cache, value, [head, at, offset], lanes)
-
-                for_spans(cache.value_dim, spec.lanes, copy)
-
-        for_rows(n, cache.kv_heads * (cache.head_dim + cache.value_dim), row)
+        n = symbol("n")
+        buffers = {
+            "k": k.tensor("k", (n, cache.kv_heads * cache.head_dim), "float32"),
+            "v": k.tensor("v", (n, cache.kv_heads * cache.value_dim), "float32"),
+            "k_cache": k.tensor("k_cache", cache.key_shape, cache.key_dtype),
+            "v_cache": k.tensor("v_cache", cache.value_shape, cache.value_dtype),
+            "pos": k.scalar("pos"),
+        }
+        width = cache.kv_heads * (cache.head_dim + cache.value_dim)
+        for_rows(n, width, lambda i: _append_row(spec, buffers, i))
     return k.func
+
+
+def _append_row(spec: AppendSpec, buffers: Mapping[str, Any], i: Any) -> None:
+    """Write row ``i`` of k and v to position pos + i."""
+    from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+    from bitwright.codegen.builder import load, loop
+    from bitwright.codegen.vectormath import for_spans, store_float
+
+    cache, keys, values = spec.cache, buffers["k"], buffers["v"]
+    at = T.Bind(buffers["pos"] + i)
+    block, lane = T.Bind(T.floordiv(at, T.int64(BLOCK))), T.Bind(T.floormod(at, T.int64(BLOCK)))
+    with loop(cache.kv_heads) as head:
+        with loop(cache.head_dim) as d:
+            key = keys[i, head * cache.head_dim + d]
+            T.buffer_store(buffers["k_cache"], T.cast(key, cache.key_dtype), [head, block, d, lane])
+
+        def copy(offset: Any, lanes: int) -> None:
+            value = load(values, [i, head * cache.value_dim + offset], lanes)
+            store_float(buffers["v_cache"], value, [head, at, offset], lanes)
+
+        for_spans(cache.value_dim, spec.lanes, copy)

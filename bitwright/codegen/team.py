@@ -1,15 +1,15 @@
 """Decode kernels as work that a running team of threads shares.
 
-A decode step is a few hundred small kernels. Starting threads for each would cost more than many of them take, so a kernel
-of the step does not start any: it says what one thread of a team does, and is assembled in one of two ways:
+A decode step is a few hundred small kernels. Starting threads for each would cost more than many of them take, so a
+kernel of the step does not start any: it says what one thread of a team does, and is assembled in one of two ways:
 
 - ``standalone``: a PrimFunc of its own that starts one parallel loop per split phase (tests, tuning, the VM);
 - as workers of the whole step (``codegen.step``): every thread of one parallel region calls the kernel's phases, with a
   spin barrier where one thread's results are read by another.
 
-A phase is emitted from ``(buffers, thread, threads)``; thread and threads are ints or int64 expressions. A split phase with
-``(buffers, 0, 1)`` does all the work. An unsplit phase always does: its ``threads`` says how many computed the phases before
-it (how many slots of scratch are filled), its ``thread`` is of no use.
+A phase is emitted from ``(buffers, thread, threads)``; thread and threads are ints or int64 expressions. A split
+phase with ``(buffers, 0, 1)`` does all the work. An unsplit phase always does: its ``threads`` says how many computed
+the phases before it (how many slots of scratch are filled), its ``thread`` is of no use.
 """
 
 from __future__ import annotations

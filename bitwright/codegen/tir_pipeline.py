@@ -1,7 +1,7 @@
 """TVM's pipeline from TensorIR to LLVM, made to work for private functions that need large scratch.
 
-TVM allocates what does not fit the stack through its run time, which asks for a device. Only the packed calling convention
-says which; private functions do not have it, so it is added to them just before allocations are lowered.
+TVM allocates what does not fit the stack through its run time, which asks for a device. Only the packed calling
+convention says which; private functions do not have it, so it is added to them just before allocations are lowered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ NAME = "bitwright"
 _CPU = 1  # kDLCPU
 
 
-@tirx.transform.prim_func_pass(opt_level=0, name="bitwright.AddDevice")
 def _add_device(function: Any, _module: Any, _context: Any) -> Any:
     if function.attrs is not None and "global_symbol" in function.attrs:
         return function
@@ -27,7 +26,8 @@ def _add_device(function: Any, _module: Any, _context: Any) -> Any:
 
 def _pipeline() -> Any:
     lower, finalize_host, finalize_device = tirx.get_tir_pipeline("default")
-    return tvm.transform.Sequential([lower, _add_device]), finalize_host, finalize_device
+    add_device = tirx.transform.prim_func_pass(_add_device, opt_level=0, name="bitwright.AddDevice")
+    return tvm.transform.Sequential([lower, add_device]), finalize_host, finalize_device
 
 
 def register() -> str:

@@ -1,8 +1,9 @@
 """Take the decode step out of the VM: a list of kernel calls with fixed memory, run by one parallel region.
 
-In: a lowered module. Out: the module without ``decode``, and ``program.step``. With one token every shape is known, so the
-function is a straight line of kernels; slices and reshapes of rows become places in memory. Kernels that know how threads
-share them (``team_kernels``) do so; all others, TVM's own included, are small and computed by every thread for itself.
+In: a lowered module. Out: the module without ``decode``, and ``program.step``. With one token every shape is known,
+    so the function is a straight line of kernels; slices and reshapes of rows become places in memory. Kernels that
+    know how threads share them (``team_kernels``) do so; all others, TVM's own included, are small and computed by
+    every thread for itself.
 """
 
 from __future__ import annotations
@@ -198,7 +199,9 @@ class _Flattener:
         results: list[Operand] = []
         for index, ty in enumerate(types):
             if index < len(in_place) and in_place[index] >= 0:
-                results.append(operands[in_place[index]])
+                overwritten = operands[in_place[index]]
+                assert isinstance(overwritten, Operand)
+                results.append(overwritten)
             else:
                 results.append(Operand("output", 0) if is_result else self._value(_size(ty)))
         written = tuple(i for i in in_place if i >= 0)

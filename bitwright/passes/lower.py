@@ -15,6 +15,7 @@ from tvm import relax
 
 from bitwright import relax_ops
 from bitwright.codegen.isa import Isa
+from bitwright.codegen.team import TeamKernel
 from bitwright.passes.base import rewrite, with_event
 from bitwright.passes.lowerings import LOWERINGS, RELAX_LOWERINGS, Lowering
 from bitwright.program import Program
@@ -39,6 +40,7 @@ class Lower:
 
     def __call__(self, program: Program) -> Program:
         kernels: dict[Any, Any] = {}
+        teams: dict[str, TeamKernel] = {}
         fallbacks: set[tuple[str, str]] = set()
         cache_dtypes = _cache_dtypes(program)
 
@@ -49,7 +51,7 @@ class Lower:
             return relax.Var(variable.name, relax.TensorType(list(variable.ty.shape.values), dtype))
 
         def visit(rewriter: Any, variable: Any, value: Any) -> Any:
-            lowering = Lowering(rewriter, value, self.isa, self.threads, kernels)
+            lowering = Lowering(rewriter, value, self.isa, self.threads, kernels, teams)
             name = relax_ops.name_of(value)
             if name is not None:
                 return LOWERINGS[name](lowering)
@@ -62,7 +64,8 @@ class Lower:
             return result
 
         module = rewrite(program.module, visit, retype=retype)
-        return with_event(replace(program, module=module), self.name, kernels=len(kernels), left_to_tvm=len(fallbacks))
+        lowered = replace(program, module=module, team_kernels=teams)
+        return with_event(lowered, self.name, kernels=len(kernels), left_to_tvm=len(fallbacks))
 
 
 def _cache_dtypes(program: Program) -> dict[str, str]:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import relax
 
 from bitwright.codegen.activation import build_quantize_activation
-from bitwright.codegen.attention import AttentionSpec, FullAttentionSpec, build_attention, build_attention_full
-from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
+from bitwright.codegen.attention import (
+    AttentionSpec,
+    FullAttentionSpec,
+    attention_team_kernel,
+    build_attention,
+    build_attention_full,
+)
+from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, build_cache_append
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear import LinearSpec, build_linear
+from bitwright.codegen.linear import LinearSpec, build_linear, linear_team_kernel
 from bitwright.codegen.norm import NormSpec, build_norm
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
+from bitwright.codegen.team import TeamKernel, standalone
 from bitwright.program import CACHE_BLOCK
 from bitwright.scheme import LinearScheme
 
@@ -35,6 +42,7 @@ class Lowering:
         isa: what kernels are generated for.
         threads: how many threads long work is divided among.
         kernels: spec to global variable, shared by the module's functions.
+        teams: kernels that a team of threads can share, by the name of their function.
     """
 
     rewriter: Any
@@ -42,6 +50,7 @@ class Lowering:
     isa: Isa
     threads: int
     kernels: dict[Any, Any]
+    teams: dict[str, TeamKernel]
 
     @property
     def rows(self) -> Any:
@@ -57,13 +66,16 @@ class Lowering:
         return self.call.attrs[name]
 
     def kernel(self, spec: Any, build: Callable[[], Any]) -> Any:
-        """The global variable of the kernel for ``spec``, built when first asked for."""
+        """The global variable of the kernel for ``spec``, built (a PrimFunc or team kernel) when first asked for."""
         if spec not in self.kernels:
-            function = build()
+            built = build()
+            function = standalone(built, self.threads) if isinstance(built, TeamKernel) else built
             name = str(function.attrs["global_symbol"])
             # The builder makes the name unique; the symbol is attached from it at the end. TVM must not fuse into it.
             function = function.without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
-            self.kernels[spec] = self.rewriter.builder.add_func(function, name)
+            self.kernels[spec] = variable = self.rewriter.builder.add_func(function, name)
+            if isinstance(built, TeamKernel):
+                self.teams[variable.name_hint] = replace(built, name=variable.name_hint)
         return self.kernels[spec]
 
     def emit(self, kernel: Any, arguments: Sequence[Any], result: Any = None) -> Any:
@@ -96,7 +108,8 @@ def _packed_linear(at: Lowering) -> Any:
     bias = bool(at.attribute("has_bias"))
     spec = LinearSpec(int(at.attribute("outputs")), int(at.attribute("inputs")), scheme, bias, at.rows)
     name = f"linear_{scheme}_{spec.outputs}x{spec.inputs}{'_decode' if at.rows else ''}"
-    return at.emit(at.kernel(spec, lambda: build_linear(spec, at.isa, name)), at.call.args)
+    build = linear_team_kernel if at.rows else build_linear
+    return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name)), at.call.args)
 
 
 def _packed_embedding(at: Lowering) -> Any:
@@ -140,7 +153,7 @@ def _attention(at: Lowering) -> Any:
     start = position.ty.values[0]
     written = at.rewriter.emit(
         relax.op.call_tir_inplace(
-            at.kernel(append, lambda: build_cache_append(append)),
+            at.kernel(append, lambda: (append_team_kernel if at.rows else build_cache_append)(append)),
             relax.Tuple([k, v, k_cache, v_cache, start]),
             [2, 3],
             [k_cache.ty, v_cache.ty],
@@ -157,7 +170,8 @@ def _attention(at: Lowering) -> Any:
         at.isa.lanes,
         at.threads,
     )
-    return at.emit(at.kernel(spec, lambda: build_attention(spec)), [q, *caches, start])
+    build = attention_team_kernel if at.rows else build_attention
+    return at.emit(at.kernel(spec, lambda: build(spec)), [q, *caches, start])
 
 
 def _attention_full(at: Lowering) -> Any:

@@ -198,7 +198,7 @@ def _run(session: Session, test: BenchTest, ids: np.ndarray) -> float:
         session.prefill(new)
     else:
         for number in new:
-            session.decode(number)
+            session.advance(number)
     seconds = time.perf_counter() - start
     session.rewind(test.depth)
     return seconds

@@ -6,15 +6,12 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from bitwright.errors import UsageError
-from bitwright.runtime.sampling import Sampler, SamplingOptions
+from bitwright.runtime.sampling import Prediction, Sampler, SamplingOptions
 from bitwright.runtime.stats import GenerationStats, StopReason
 from bitwright.runtime.stop import StopStrings
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class PieceDecoder(Protocol):
@@ -55,15 +52,15 @@ class Generation(Iterator[str]):
         self,
         ids: Sequence[int],
         *,
-        feed: Callable[[Sequence[int]], tuple[np.ndarray, int]],
-        decode: Callable[[int], np.ndarray | None],
+        feed: Callable[[Sequence[int]], tuple[Prediction, int]],
+        decode: Callable[[int], Prediction | None],
         decoder: PieceDecoder,
         options: SamplingOptions,
         limits: Limits,
     ) -> None:
-        """``feed`` makes the cache hold the prompt and returns the last logits [vocab] and how many tokens were there.
+        """``feed`` makes the cache hold the prompt and returns the prediction behind it and how many tokens were there.
 
-        ``decode`` appends one token and returns the logits [vocab] behind it, or None when the cache is full.
+        ``decode`` appends one token and returns the prediction behind it, or None when the cache is full.
         """
         self.prompt_ids = tuple(ids)
         self.ids: list[int] = []
@@ -121,10 +118,10 @@ class Generation(Iterator[str]):
     def _tokens(self) -> Iterator[int]:
         """Sample tokens until a limit; the token that ends the text is not yielded."""
         self._started = time.perf_counter()
-        logits, self._reused = self._feed(self.prompt_ids)
+        prediction, self._reused = self._feed(self.prompt_ids)
         self._fed = time.perf_counter()
         while True:
-            number = self._sampler(logits, chain(self.prompt_ids, self.ids))
+            number = self._sampler.choose(prediction, chain(self.prompt_ids, self.ids))
             self.ids.append(number)
             self._last = time.perf_counter()
             if len(self.ids) == 1:
@@ -140,7 +137,7 @@ class Generation(Iterator[str]):
             if following is None:
                 self._reason = "context"
                 return
-            logits = following
+            prediction = following
 
 
 class Completion(str):

@@ -73,6 +73,19 @@ class SamplingOptions:
         return cls(**{**advice, **chosen})
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of the next token.
+
+    Attributes:
+        logits: float32 [vocab], which the next step may overwrite.
+        best: the likeliest token where the step has looked for it, -1 if a logit is not finite; else None.
+    """
+
+    logits: np.ndarray
+    best: int | None = None
+
+
 def _check(name: str, value: object, valid: bool, limit: str) -> None:
     if not valid or not math.isfinite(value):  # type: ignore[arg-type]
         raise UsageError(f"{name} is {value!r}", where=name, limit=limit, remedy="choose a value in that range")
@@ -86,6 +99,13 @@ class Sampler:
 
         self.options = options
         self._random = np.random.default_rng(options.seed)
+
+    def choose(self, prediction: Prediction, seen: Iterable[int]) -> int:
+        """As calling the sampler with the logits, which are not looked at if greedy decoding has its token already."""
+        greedy = self.options.temperature == 0.0 and self.options.repetition_penalty == 1.0
+        if greedy and prediction.best is not None and prediction.best >= 0:
+            return prediction.best
+        return self(prediction.logits, seen)
 
     def __call__(self, logits: np.ndarray, seen: Iterable[int]) -> int:
         """The next token id.

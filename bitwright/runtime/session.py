@@ -21,7 +21,7 @@ from bitwright.runtime.chat import ChatTemplate, Message
 from bitwright.runtime.generation import Completion, Generation, Limits
 from bitwright.runtime.library import choose_threads
 from bitwright.runtime.module import CompiledModule
-from bitwright.runtime.sampling import SamplingOptions
+from bitwright.runtime.sampling import Prediction, SamplingOptions
 from bitwright.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -188,6 +188,24 @@ class Session:
         """Append one token and return float32 [vocab], the logits behind it (``prefill`` of one id)."""
         return self.prefill([number])
 
+    def advance(self, number: int) -> Prediction:
+        """Append one token and return what follows it: as ``decode``, but nothing is copied.
+
+        The logits are the step's own memory: the next token overwrites them.
+
+        Raises:
+            UsageError: an id outside the vocabulary, or no room in the cache.
+        """
+        step = self.module.decode_step
+        if step is None:
+            return Prediction(self.decode(number))
+        if not 0 <= number < self.vocab:
+            self._ids([number])
+        self._need_room(1)
+        self.module.decode(number, self.position)
+        self._cached.append(number)
+        return Prediction(step.logits[0], int(step.best[0]))
+
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """float32 [len(ids), vocab]: the logits behind every token of ``ids``, which start an empty cache.
 
@@ -351,8 +369,8 @@ class Session:
             raise self._too_long(len(tokens))
         return tokens
 
-    def _feed(self, tokens: Sequence[int]) -> tuple[np.ndarray, int]:
-        """Make the cache hold exactly ``tokens``; return the logits behind the last and how many were there already."""
+    def _feed(self, tokens: Sequence[int]) -> tuple[Prediction, int]:
+        """Make the cache hold exactly ``tokens``; return what follows the last and how many were there already."""
         shared = 0
         # At least the last token is fed again: its logits are needed.
         for old, new in zip(self._cached, tokens[:-1], strict=False):
@@ -360,10 +378,12 @@ class Session:
                 break
             shared += 1
         self.rewind(shared)
-        return self.prefill(tokens[shared:]), shared
+        return Prediction(self.prefill(tokens[shared:])), shared
 
-    def _decode(self, number: int) -> np.ndarray | None:
-        return self.decode(number) if self.position < self.context else None
+    def _decode(self, number: int) -> Prediction | None:
+        if self.position >= self.context:
+            return None
+        return self.advance(number)
 
     # Checks ----------------------------------------------------------------------------------------------------------
 

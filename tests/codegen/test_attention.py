@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitwright.codegen.attention import AttentionSpec, FullAttentionSpec, build_attention, build_attention_full
+from bitwright.codegen.attention import (
+    AttentionSpec,
+    FullAttentionSpec,
+    attention_team_kernel,
+    build_attention,
+    build_attention_full,
+)
 from bitwright.codegen.cache import CacheSpec
 from bitwright.codegen.reference import attention as reference
 from bitwright.errors import UnsupportedError
@@ -65,6 +71,48 @@ def test_decode_splits_a_long_context_evenly_or_not(threads: int) -> None:
     spec = spec_of((9, 3, 64, 64), capacity=2048, threads=threads, **DECODE)
     for pos in (500, 1300, 2047):
         check(spec, pos, 1)
+
+
+SLOTS = 4
+
+
+def build_team_by_turns(spec: AttentionSpec) -> Any:
+    """The decode kernel with one more argument, the number of threads: one thread plays them all, as in a step."""
+    from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+    from bitwright.codegen.builder import kernel, loop
+    from bitwright.codegen.team import THREADS
+
+    team = attention_team_kernel(spec)
+    with kernel(spec.name) as function:
+        buffers = {
+            tensor.name: function.tensor(tensor.name, tensor.shape, tensor.dtype)
+            if tensor.shape
+            else function.scalar(tensor.name)
+            for tensor in team.arguments
+        }
+        threads = function.scalar("threads")
+        for tensor in team.scratch:
+            shape = tuple(SLOTS if extent == THREADS else extent for extent in tensor.shape)
+            buffers[tensor.name] = T.alloc_buffer(shape, tensor.dtype)
+        for phase in team.phases:
+            with loop(threads if phase.split else 1) as thread:
+                phase.emit(buffers, thread, threads)
+    return function.func
+
+
+def test_the_number_of_threads_may_be_known_at_run_time_only() -> None:
+    spec = spec_of((9, 3, 64, 64), **DECODE)
+    rng = np.random.default_rng(4)
+    q = rng.standard_normal((1, 9, 64)).astype("float32")
+    k, v = rng.standard_normal((2, 300, 3, 64)).astype("float16")
+    caches = reference.pack_keys(k, 336, "float16", np.nan), reference.pack_values(v, 336, "float16", np.nan)
+    for tokens in (1, 64, 65, 300):  # fewer chunks than threads, and more
+        expected = reference.attention(q, k[:tokens], v[:tokens], scale=spec.scale)
+        for threads in range(1, SLOTS + 1):
+            arguments = q.reshape(1, -1), *caches, tokens - 1, empty(1, 576), threads
+            (y,) = call(build_team_by_turns, spec, *arguments, outputs=(4,))
+            assert_close(y, expected, ATTENTION)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

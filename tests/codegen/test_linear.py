@@ -99,12 +99,3 @@ def test_every_instruction_set_is_tested() -> None:
     from bitwright.codegen.isa import ISAS
 
     assert set(ISAS) <= set(EVERY_ISA)
-
-
-def test_large_matrices_run_in_parallel_and_small_ones_do_not() -> None:
-    from bitwright.codegen.linear import build_linear
-
-    small = build_linear(LinearSpec(64, 64, LinearScheme.parse("u4g32a8"), rows=1), AVX2)
-    large = build_linear(LinearSpec(3072, 576, LinearScheme.parse("u4g32a8"), rows=1), AVX2)
-    assert "T.parallel" not in str(small)
-    assert "T.parallel" in str(large)

@@ -11,7 +11,7 @@ from toy import CONTEXT
 
 from bitwright.errors import NumericalError, UnsupportedError, UsageError
 from bitwright.runtime.generation import Completion, Generation, Limits
-from bitwright.runtime.sampling import SamplingOptions
+from bitwright.runtime.sampling import Prediction, SamplingOptions
 from bitwright.runtime.session import Session
 
 PROMPT = "Once upon a time"
@@ -109,8 +109,8 @@ def scripted(ids: Sequence[int], session: Session, **limits: Any) -> Generation:
     options = {"max_tokens": 100, "end_ids": frozenset({256}), **limits}
     return Generation(
         [1, 2, 3],
-        feed=lambda tokens: (logits(), 0),
-        decode=lambda number: logits(),
+        feed=lambda tokens: (Prediction(logits()), 0),
+        decode=lambda number: Prediction(logits()),
         decoder=session.tokenizer.stream(),
         options=SamplingOptions(),
         limits=Limits(**options),
@@ -144,7 +144,7 @@ def test_half_a_character_at_the_end_is_a_replacement_character(session: Session
 
 def test_not_finite_logits_are_an_error(session: Session) -> None:
     generation = scripted([1], session)
-    generation._feed = lambda tokens: (np.full(260, np.nan, dtype=np.float32), 0)
+    generation._feed = lambda tokens: (Prediction(np.full(260, np.nan, dtype=np.float32)), 0)
     with pytest.raises(NumericalError, match="not finite"):
         next(generation)
 

@@ -19,16 +19,22 @@ from __future__ import annotations
 from typing import Any
 
 from bitwright.codegen.attention.spec import AttentionSpec, FullAttentionSpec
+from bitwright.codegen.team import TeamKernel, standalone
 
-__all__ = ["AttentionSpec", "FullAttentionSpec", "build_attention", "build_attention_full"]
+__all__ = ["AttentionSpec", "FullAttentionSpec", "attention_team_kernel", "build_attention", "build_attention_full"]
+
+
+def attention_team_kernel(spec: AttentionSpec) -> TeamKernel:
+    """The decode kernel (``rows=1``) for a team: every thread attends to a part of the context, then all is merged."""
+    from bitwright.codegen.attention.decode import attention_team_kernel as make
+
+    return make(spec)
 
 
 def build_attention(spec: AttentionSpec) -> Any:
     """PrimFunc of causal attention over a cache: the decode kernel for ``rows=1``, else the prefill kernel."""
     if spec.rows == 1:
-        from bitwright.codegen.attention.decode import build as build_decode
-
-        return build_decode(spec)
+        return standalone(attention_team_kernel(spec), spec.threads)
     from bitwright.codegen.attention.prefill import build as build_prefill
 
     return build_prefill(spec)

@@ -5,12 +5,14 @@ What other parts call:
 ========================================== =========================================================================
 ``LinearSpec(outputs, inputs, scheme,       one kernel; ``rows=1`` is decode, ``rows=None`` prefill with symbolic n
 bias=False, rows=None)``
+``MixedSpec(parts)``                        one kernel over several runs of outputs with schemes of their own
 ``why_illegal(spec, isa)``                  None, or the reason why there is no such kernel
 ``packed_layout(outputs, inputs, weight,    from ``codegen.layout``: ``.tensors`` (name, dtype, shape of each stored
 isa.lanes)``                                tensor), ``.storage_bytes`` (padding included)
 ``pack``, ``pack_float``, ``dequantize``    from ``codegen.packing``: arrays to and from the stored tensors
 ``linear_arguments(spec, isa)``             every argument in order, the result last
-``build_linear(spec, isa, name="linear")``  the TIR PrimFunc
+``build_linear(spec, isa, name)``           the TIR PrimFunc; for one token it starts its own threads
+``linear_team_kernel(spec, isa, name)``     one token, as work for a team of threads that runs already
 ========================================== =========================================================================
 
 Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per group, ``u..row`` means G = inputs):
@@ -19,6 +21,8 @@ Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per grou
   [, zeros][, bias f32[N]], y f32[n,N]
 - float activations (a16): x f32[n,K], codes, scales[, zeros][, bias], y
 - float weights: x f32[n,K], weights[, bias], y
+- several parts: the activations of each kind and group size once, in the order of the parts that first read them, then
+  the weights of each part, bias, y
 """
 
 from __future__ import annotations
@@ -27,18 +31,45 @@ from typing import Any
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.legality import require_legal, why_illegal
-from bitwright.codegen.linear.spec import LinearSpec, linear_arguments
+from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments
+from bitwright.codegen.team import TeamKernel, standalone
 
-__all__ = ["LinearSpec", "build_linear", "linear_arguments", "require_legal", "why_illegal"]
+__all__ = [
+    "AnyLinear",
+    "LinearSpec",
+    "MixedSpec",
+    "build_linear",
+    "linear_arguments",
+    "linear_team_kernel",
+    "require_legal",
+    "why_illegal",
+]
 
 
-def build_linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> Any:
+def build_linear(spec: AnyLinear, isa: Isa, name: str = "linear", threads: int = 2) -> Any:
     """The PrimFunc that computes ``spec`` with ``isa``; its arguments are ``linear_arguments(spec, isa)``.
+
+    Args:
+        threads: what the work of one token is divided among; any number of tokens are divided at run time.
+
+    Raises:
+        UnsupportedError: there is no such kernel; the error says why.
+    """
+    if spec.rows == 1:
+        return standalone(linear_team_kernel(spec, isa, name), threads)
+    require_legal(spec, isa)
+    from bitwright.codegen.linear.kernel import prefill_kernel
+
+    return prefill_kernel(spec, isa, name)
+
+
+def linear_team_kernel(spec: AnyLinear, isa: Isa, name: str = "linear") -> TeamKernel:
+    """The kernel of a spec for one token, whose tiles a team of threads shares.
 
     Raises:
         UnsupportedError: there is no such kernel; the error says why.
     """
     require_legal(spec, isa)
-    from bitwright.codegen.linear.kernel import linear_kernel
+    from bitwright.codegen.linear.kernel import team_kernel
 
-    return linear_kernel(spec, isa, name)
+    return team_kernel(spec, isa, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,29 +11,23 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import Kernel, load, loop, stack, store, symbol
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
-from bitwright.codegen.linear.spec import TOKENS, LinearSpec, linear_arguments
+from bitwright.codegen.linear.spec import TOKENS, AnyLinear, LinearSpec, MixedSpec, linear_arguments, part_arguments
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Buffers by name, with what the generators derive from the spec."""
+    """Buffers of one part by name, with what the generators derive from its spec.
+
+    Attributes:
+        first: column of y, and element of the bias, that the part's first output belongs to.
+    """
 
     spec: LinearSpec
     isa: Isa
     layout: PackedLayout
     tokens: Any
-    buffers: dict[str, Any]
-
-    @classmethod
-    def declare(cls, kernel: Kernel, spec: LinearSpec, isa: Isa) -> Arguments:
-        tokens = symbol("n") if spec.rows is None else spec.rows
-        buffers = {
-            tensor.name: kernel.tensor(
-                tensor.name, [tokens if extent == TOKENS else extent for extent in tensor.shape], tensor.dtype
-            )
-            for tensor in linear_arguments(spec, isa)
-        }
-        return cls(spec, isa, spec.layout(isa), tokens, buffers)
+    buffers: Mapping[str, Any]
+    first: int = 0
 
     def __getitem__(self, name: str) -> Any:
         return self.buffers[name]
@@ -62,8 +57,11 @@ class Arguments:
             with T.If(tile == T.int64(last)), T.Then():
                 self._write_part(row, tile, block, value, valid)
 
+    def _column(self, tile: Any, block: int) -> Any:
+        return tile * self.layout.rows + (self.first + block * self.layout.lanes)
+
     def _write_whole(self, row: Any, tile: Any, block: int, value: Any) -> None:
-        column = tile * self.layout.rows + block * self.layout.lanes
+        column = self._column(tile, block)
         if self.spec.bias:
             value = value + load(self["bias"], [column], self.layout.lanes)
         store(self["y"], value, [row, column], self.layout.lanes)
@@ -73,6 +71,35 @@ class Arguments:
         staged = stack((lanes,), "float32")
         store(staged, value, [0], lanes)
         with loop(valid) as lane:
-            column = tile * self.layout.rows + block * lanes + lane
+            column = self._column(tile, block) + lane
             result = staged[lane] + self["bias"][column] if self.spec.bias else staged[lane]
             T.buffer_store(self["y"], result, [row, column])
+
+
+def declare(kernel: Kernel, spec: AnyLinear, isa: Isa) -> tuple[Arguments, ...]:
+    """Declare the kernel's arguments; returns those of each part."""
+    tokens = symbol("n") if spec.rows is None else spec.rows
+    buffers = {
+        tensor.name: kernel.tensor(
+            tensor.name, [tokens if extent == TOKENS else extent for extent in tensor.shape], tensor.dtype
+        )
+        for tensor in linear_arguments(spec, isa)
+    }
+    return of_parts(spec, isa, tokens, buffers)
+
+
+def of_parts(spec: AnyLinear, isa: Isa, tokens: Any, buffers: Mapping[str, Any]) -> tuple[Arguments, ...]:
+    """The arguments of each part among the kernel's buffers."""
+    columns = spec.columns if isinstance(spec, MixedSpec) else (0,)
+    shared = {name: buffers[name] for name in ("bias", "y") if name in buffers}
+    return tuple(
+        Arguments(
+            part,
+            isa,
+            part.layout(isa),
+            tokens,
+            {name: buffers[t.name] for name, t in (tensors.activations | tensors.weights).items()} | shared,
+            first,
+        )
+        for part, tensors, first in zip(spec.parts, part_arguments(spec, isa), columns, strict=True)
+    )

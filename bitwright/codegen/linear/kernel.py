@@ -1,13 +1,15 @@
-"""Assembles a linear kernel: arguments, the loop over tiles, and the generator that fits the spec."""
+"""Assembles a linear kernel: arguments, the loops over the tiles of each part, and the generators that fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import kernel, loop
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear.arguments import Arguments
+from bitwright.codegen.linear.arguments import Arguments, declare, of_parts
 from bitwright.codegen.linear.decode import (
     decode_float,
     decode_int8,
@@ -15,31 +17,75 @@ from bitwright.codegen.linear.decode import (
     prepare_float_activations,
 )
 from bitwright.codegen.linear.prefill import prefill_float, prefill_int8
-from bitwright.codegen.linear.spec import LinearSpec
+from bitwright.codegen.linear.spec import AnyLinear, linear_arguments
+from bitwright.codegen.team import Phase, TeamKernel
 
-PARALLEL_DECODE_BYTES = 128 * 1024
-"""Smaller matrices are read by one core: starting a parallel loop costs about as much as reading this much."""
+TileBody = Callable[[Any], None]
 
 
-def linear_kernel(spec: LinearSpec, isa: Isa, name: str) -> Any:
-    """The PrimFunc of a legal spec."""
+def prefill_kernel(spec: AnyLinear, isa: Isa, name: str) -> Any:
+    """The PrimFunc for any number of tokens: one parallel loop over the tiles of all parts."""
     with kernel(name) as function:
-        args = Arguments.declare(function, spec, isa)
-        tile_body = _tile_body(args)
-        many = args.layout.tiles > 1 and (spec.rows is None or args.layout.storage_bytes >= PARALLEL_DECODE_BYTES)
-        with loop(args.layout.tiles, "parallel" if many else "serial") as tile:
-            tile_body(tile)
+        parts = declare(function, spec, isa)
+        with loop(sum(args.layout.tiles for args in parts), "parallel") as tile:
+            _dispatch(parts, tile)
     return function.func
 
 
-def _tile_body(args: Arguments) -> Callable[[Any], None]:
-    spec = args.spec
-    if spec.scheme.activation.bits == 8:
-        generator = prefill_int8 if spec.rows is None else decode_int8
-        return lambda tile: generator(args, tile)
-    if spec.rows is None:
-        return lambda tile: prefill_float(args, tile)
-    if spec.scheme.weight.is_float:
+def _dispatch(parts: Sequence[Arguments], tile: Any) -> None:
+    """Tile ``tile`` of the first part, or of the others when it has fewer."""
+    first, *others = parts
+    generator = prefill_int8 if first.spec.scheme.activation.bits == 8 else prefill_float
+    if not others:
+        generator(first, tile)
+        return
+    with T.If(tile < T.int64(first.layout.tiles)):
+        with T.Then():
+            generator(first, tile)
+        with T.Else():
+            _dispatch(others, tile - first.layout.tiles)
+
+
+def team_kernel(spec: AnyLinear, isa: Isa, name: str) -> TeamKernel:
+    """One token: the threads share the bytes of all parts, each reading one run of tiles of every part it reaches."""
+
+    def emit(buffers: Mapping[str, Any], thread: Any, threads: Any) -> None:
+        parts = of_parts(spec, isa, 1, buffers)
+        total = sum(args.layout.storage_bytes for args in parts)
+        before = 0
+        for args in parts:
+            tile_bytes = args.layout.storage_bytes // args.layout.tiles
+            tiles = args.layout.tiles
+            bounds = [_tiles_until(at, thread, threads, total, before, tile_bytes, tiles) for at in (0, 1)]
+            body = _decode_body(args)
+            with loop(bounds[1] - bounds[0], start=bounds[0]) as tile:
+                body(tile)
+            before += args.layout.storage_bytes
+
+    return TeamKernel(name, linear_arguments(spec, isa), 1, (Phase(emit),))
+
+
+def _tiles_until(at: int, thread: Any, threads: Any, total: int, before: int, tile_bytes: int, tiles: int) -> Any:
+    """Tiles of a part that lie before the share of thread ``thread + at``, when ``before`` bytes lie before the part.
+
+    The same formula gives the end of one share and the start of the next, so that every tile is computed once.
+    """
+    if isinstance(threads, int) and threads == 1:
+        return T.int64(tiles if at else 0)
+    share = T.floordiv((thread + T.int64(at)) * total, _int64(threads))
+    reached = T.floordiv(T.max(share - T.int64(before), T.int64(0)) + T.int64(tile_bytes // 2), T.int64(tile_bytes))
+    return T.min(reached, T.int64(tiles))
+
+
+def _int64(value: Any) -> Any:
+    return T.int64(value) if isinstance(value, int) else value
+
+
+def _decode_body(args: Arguments) -> TileBody:
+    scheme = args.spec.scheme
+    if scheme.activation.bits == 8:
+        return lambda tile: decode_int8(args, tile)
+    if scheme.weight.is_float:
         return lambda tile: decode_float(args, tile)
     weighted, sums = prepare_float_activations(args)
     return lambda tile: decode_packed_float(args, tile, weighted, sums)

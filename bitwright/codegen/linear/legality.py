@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import INPUT_MULTIPLE
-from bitwright.codegen.linear.spec import LinearSpec
+from bitwright.codegen.linear.spec import AnyLinear, LinearSpec
 from bitwright.errors import UnsupportedError
 
 MAX_ROW_GROUP = 65536
 """Inputs that an int32 accumulates without overflow: 65536 * 127 * 255 < 2**31."""
 
 
-def why_illegal(spec: LinearSpec, isa: Isa) -> str | None:
+def why_illegal(spec: AnyLinear, isa: Isa) -> str | None:
     """None if the kernel exists, else the reason in one sentence."""
+    return next((reason for part in spec.parts if (reason := _why_illegal(part))), None)
+
+
+def _why_illegal(spec: LinearSpec) -> str | None:
     weight, inputs = spec.scheme.weight, spec.inputs
     if spec.outputs < 1 or inputs < 1:
         return f"a matrix of {spec.outputs} x {inputs} weights is empty"
@@ -29,11 +33,12 @@ def why_illegal(spec: LinearSpec, isa: Isa) -> str | None:
     return None
 
 
-def require_legal(spec: LinearSpec, isa: Isa) -> None:
+def require_legal(spec: AnyLinear, isa: Isa) -> None:
     """Raises UnsupportedError if the kernel does not exist."""
-    reason = why_illegal(spec, isa)
-    if reason is None:
+    refused = next(((part, reason) for part in spec.parts if (reason := _why_illegal(part))), None)
+    if refused is None:
         return
+    spec, reason = refused
     raise UnsupportedError(
         f"no {spec.scheme} kernel for {spec.outputs} x {spec.inputs} weights on {isa.name}",
         limit=reason,

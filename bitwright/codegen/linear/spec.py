@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout, TensorSpec, packed_layout
+from bitwright.errors import InternalError
 from bitwright.scheme import LinearScheme
 
 TOKENS = -1
@@ -30,19 +34,115 @@ class LinearSpec:
     def layout(self, isa: Isa) -> PackedLayout:
         return packed_layout(self.outputs, self.inputs, self.scheme.weight, isa.lanes)
 
+    @property
+    def parts(self) -> tuple[LinearSpec, ...]:
+        return (self,)
 
-def linear_arguments(spec: LinearSpec, isa: Isa) -> tuple[TensorSpec, ...]:
+    @property
+    def name(self) -> str:
+        """Of the kernel's function."""
+        return f"linear_{self.scheme}_{self.outputs}x{self.inputs}"
+
+
+@dataclass(frozen=True)
+class MixedSpec:
+    """One kernel call over several runs of outputs, each with a scheme and packed tensors of its own.
+
+    The runs are those of one matrix, or layers that read the same input. Their results lie one after the other.
+    """
+
+    parts: tuple[LinearSpec, ...]
+
+    def __post_init__(self) -> None:
+        if len({(part.inputs, part.bias, part.rows) for part in self.parts}) != 1:
+            raise InternalError(
+                "the parts of a linear kernel do not fit together",
+                where=", ".join(part.name for part in self.parts),
+                limit="equal inputs, and all or none with a bias",
+            )
+
+    @property
+    def outputs(self) -> int:
+        return sum(part.outputs for part in self.parts)
+
+    @property
+    def inputs(self) -> int:
+        return self.parts[0].inputs
+
+    @property
+    def bias(self) -> bool:
+        return self.parts[0].bias
+
+    @property
+    def rows(self) -> Literal[1] | None:
+        return self.parts[0].rows
+
+    @property
+    def name(self) -> str:
+        schemes = "_".join(f"{part.scheme}x{part.outputs}" for part in self.parts)
+        return f"linear_{schemes}_x{self.inputs}"
+
+    @cached_property
+    def columns(self) -> tuple[int, ...]:
+        """The first column of each part's results."""
+        return tuple(accumulate((part.outputs for part in self.parts[:-1]), initial=0))
+
+
+AnyLinear = LinearSpec | MixedSpec
+
+
+@dataclass(frozen=True)
+class PartArguments:
+    """Tensors of one part: what the generators call them, and the argument's name."""
+
+    activations: dict[str, TensorSpec]
+    weights: dict[str, TensorSpec]
+
+
+def part_arguments(spec: AnyLinear, isa: Isa) -> tuple[PartArguments, ...]:
+    """The tensors of each part. Parts that read the same activations name the same arguments."""
+    known: dict[object, dict[str, TensorSpec]] = {}
+    found = []
+    for number, part in enumerate(spec.parts):
+        layout = part.layout(isa)
+        key = (part.scheme.activation, layout.groups if part.scheme.activation.bits == 8 else 0)
+        if key not in known:
+            known[key] = _renamed(_activations(part, layout), len(known))
+        weights = {tensor.name: tensor for tensor in layout.tensors}
+        found.append(PartArguments(known[key], _renamed(weights, number)))
+    return tuple(found)
+
+
+def _activations(part: LinearSpec, layout: PackedLayout) -> dict[str, TensorSpec]:
+    rows = part.rows or TOKENS
+    if part.scheme.activation.bits != 8:
+        return {"x": TensorSpec("x", "float32", (rows, part.inputs))}
+    grouped = (rows, layout.groups)
+    tensors = (
+        TensorSpec("x8", "int8", (rows, part.inputs)),
+        TensorSpec("scale", "float32", grouped),
+        TensorSpec("sum", "int32", grouped),
+    )
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _renamed(tensors: dict[str, TensorSpec], number: int) -> dict[str, TensorSpec]:
+    """The first of a kind keeps plain names, the others are numbered."""
+    suffix = f"_{number}" if number else ""
+    return {name: TensorSpec(name + suffix, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
+def linear_arguments(spec: AnyLinear, isa: Isa) -> tuple[TensorSpec, ...]:
     """Arguments in order, the result ``y`` last. An extent ``TOKENS`` is the symbolic number of tokens."""
-    rows = spec.rows or TOKENS
-    layout = spec.layout(isa)
-    if spec.scheme.activation.bits == 8:
-        grouped = (rows, layout.groups)
-        activations: tuple[TensorSpec, ...] = (
-            TensorSpec("x8", "int8", (rows, spec.inputs)),
-            TensorSpec("scale", "float32", grouped),
-            TensorSpec("sum", "int32", grouped),
-        )
-    else:
-        activations = (TensorSpec("x", "float32", (rows, spec.inputs)),)
-    bias = (TensorSpec("bias", "float32", (spec.outputs,)),) if spec.bias else ()
-    return (*activations, *layout.tensors, *bias, TensorSpec("y", "float32", (rows, spec.outputs)))
+
+    def tensors() -> Iterator[TensorSpec]:
+        parts = part_arguments(spec, isa)
+        for part in parts:
+            yield from part.activations.values()
+        for part in parts:
+            yield from part.weights.values()
+        if spec.bias:
+            yield TensorSpec("bias", "float32", (spec.outputs,))
+        yield TensorSpec("y", "float32", (spec.rows or TOKENS, spec.outputs))
+
+    return tuple(dict.fromkeys(tensors()))

@@ -1,8 +1,8 @@
 """What a decode step needs and TensorIR cannot say, as LLVM IR that is linked into its module: the spin barrier.
 
-Every thread counts the barriers it has reached in a cache line of its own, and waits until all others have counted as far: two
-cores exchange one cache line each, 0.26 us on a Zen 5, where starting a parallel loop takes 4 us. ``words`` i64[threads *
-WORDS]; ``count`` grows by one from barrier to barrier and is never used again.
+Every thread counts the barriers it has reached in a cache line of its own, and waits until all others have counted as
+    far: two cores exchange one cache line each, 0.26 us on a Zen 5, where starting a parallel loop takes 4 us.
+    ``words`` i64[threads * WORDS]; ``count`` grows by one from barrier to barrier and is never used again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ WORDS = 16
 """i64 words per thread: two cache lines, because neighbouring lines are fetched in pairs."""
 
 _SPINS_PER_YIELD = 4096
-"""Looks between two offers of the core to others: some 100 us, so that a thread whose core was taken away gets it back."""
+"""Looks between two offers of the core to others: some 100 us, so that a thread whose core was taken away gets it
+back."""
 
 SYMBOL = "bitwright_barrier"
 

@@ -17,8 +17,8 @@ class Operand:
     """A tensor, or a part of one that starts ``offset`` bytes into it.
 
     Attributes:
-        region: ``weight`` and ``state`` are numbered as the artifact's tensors are, ``input`` and ``output`` as the step's
-            arguments are; a ``value`` is computed by one operation of the step and read by later ones.
+        region: ``weight`` and ``state`` are numbered as the artifact's tensors are, ``input`` and ``output`` as the
+            step's arguments are; a ``value`` is computed by one operation of the step and read by later ones.
         index: the number within the region.
     """
 

@@ -1,8 +1,8 @@
 """Kernels as private functions on raw pointers, which the threads of a running step call.
 
 A worker takes the kernel's arguments (a pointer per tensor, int64 scalars), then its scratch, then ``thread`` and
-``threads``. Private functions stay inside the library: no packed calling convention, no checks of arguments. They return an
-int32 that is 0, because TVM makes a function that runs out of memory return -1.
+``threads``. Private functions stay inside the library: no packed calling convention, no checks of arguments. They
+return an int32 that is 0, because TVM makes a function that runs out of memory return -1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.team import THREADS, TeamKernel
 from bitwright.errors import InternalError
+
 RETURNS = "int32"
 
 

@@ -5,8 +5,8 @@
     python -m benchmarks.peers models/synthetic/llama-3.2-1b --artifact artifacts/1b-u4g32a8 --types q4_0-pure,q8_0
 
 ``llama-3.2-1b`` is complete (1.24 billion parameters, 2.5 GB in half precision). ``llama-3-8b-layers`` has the layers
-of Llama-3-8B, but four of them and a table of 32,000 rows (1.0 billion parameters, 2.0 GB): it shows what a layer costs,
-not what the model costs. Weights are drawn block by block from a fixed seed: 20 seconds, 0.2 GB of memory.
+of Llama-3-8B, but four of them and a table of 32,000 rows (1.0 billion parameters, 2.0 GB): it shows what a layer
+costs, not what the model costs. Weights are drawn block by block from a fixed seed: 20 seconds, 0.2 GB of memory.
 """
 
 from __future__ import annotations

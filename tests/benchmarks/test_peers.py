@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.peer_onnxruntime import keep_last_token
-from benchmarks.peers import PEERS, parse_arguments
+from benchmarks.peers import PEERS, parse_arguments, run
+from benchmarks.synthetic import Shape, write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -71,3 +74,24 @@ def test_only_the_last_token_reaches_the_lm_head() -> None:
     (logits,) = session.run(["logits"], {"x": x})
     assert session.get_outputs()[0].shape == [1, 1, 11]
     np.testing.assert_allclose(logits, np.maximum(x[:, -1:], 0) @ head, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is absent")
+def test_peers_are_prepared_checked_measured_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    write(Shape(layers=2, width=64, hidden=96, heads=4, kv_heads=2, head_dim=16, vocab=512), tmp_path / "model")
+    out = tmp_path / "out.json"
+    common = [str(tmp_path / "model"), "--work", str(tmp_path / "peers"), "--json", str(out), "-t", "1"]
+    common += ["--tests", "pp8,tg4", "--types", "q8_0"]
+    run(parse_arguments([*common, "--peers", "llama.cpp", "--rounds", "1"]))
+    (home,) = (tmp_path / "peers").iterdir()
+    prepared = (home / "q8_0.gguf").stat().st_mtime_ns
+    run(parse_arguments([*common, "--peers", "llama.cpp,onnxruntime", "--rounds", "2"]))
+    assert (home / "q8_0.gguf").stat().st_mtime_ns == prepared
+    document = json.loads(out.read_text())
+    labels = ["llama.cpp q8_0", "onnxruntime int8", "onnxruntime int4"]
+    assert [entry["label"] for entry in document["contestants"]] == labels
+    assert all(entry["correlation"] > 0.9 for entry in document["contestants"])
+    rounds = {(row["contestant"], row["test"]): row["rounds"] for row in document["rows"]}
+    assert rounds == {(label, test): 3 if "llama" in label else 2 for label in labels for test in ("pp8", "tg4")}

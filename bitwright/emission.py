@@ -15,7 +15,7 @@ import numpy as np
 
 from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import StepProgram
-from bitwright.codegen.step.schedule import Schedule, schedule
+from bitwright.codegen.step.schedule import Schedule, Task, schedule
 from bitwright.errors import UsageError
 from bitwright.options import Options
 from bitwright.plan import Plan
@@ -118,10 +118,15 @@ def step_record(program: Program, plan: Plan, step: StepProgram, schedule: Sched
         barrier_words=WORDS,
         barriers=schedule.barriers,
         tasks=tuple(
-            (step.operations[task.operation].name, *(read[task.operation] if task.phase == 0 else (0, 0)))
-            for task in schedule.tasks
+            (_task_name(step, task), *(read[task.operation] if task.phase == 0 else (0, 0))) for task in schedule.tasks
         ),
     )
+
+
+def _task_name(step: StepProgram, task: Task) -> str:
+    """The kernel's name, and which of its phases if there are several."""
+    operation = step.operations[task.operation]
+    return operation.name if len(operation.workers) == 1 else f"{operation.name}.{task.phase}"
 
 
 @dataclass(frozen=True)

@@ -215,5 +215,5 @@ def profile_tests(session: Session, tests: Sequence[BenchTest], *, repetitions: 
         session.module.use_threads(test.threads)
         step = BenchTest(test.kind, tokens, test.depth, test.threads)
         size = step.bytes_per_token(session.manifest.interface) * tokens
-        bandwidth = ReadLoop(session.module, size, test.threads).bytes_per_second()
-        yield profile_step(session, tokens, test.depth, bandwidth, repetitions=repetitions)
+        read = ReadLoop(session.module, size, test.threads)
+        yield profile_step(session, tokens, test.depth, read.bytes_per_second, repetitions=repetitions)

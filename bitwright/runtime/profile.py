@@ -28,12 +28,14 @@ _NOTHING_CALLS = 200
 _SEED = 0
 
 
-def profile_step(session: Session, tokens: int, depth: int, bandwidth: float, *, repetitions: int = 5) -> Breakdown:
+def profile_step(
+    session: Session, tokens: int, depth: int, read: Callable[[], float], *, repetitions: int = 5
+) -> Breakdown:
     """Profile the processing of ``tokens`` tokens behind ``depth`` others: a decode step if it is one, else a chunk.
 
     Args:
-        bandwidth: bytes per second to compare with.
-        repetitions: runs of each kind, plain and profiled, after one that is not counted; medians are taken.
+        read: measures the bandwidth to compare with, bytes per second.
+        repetitions: rounds of reading, a plain and a profiled run, after one that is not counted; medians are taken.
 
     Raises:
         UsageError: more tokens than one chunk holds.
@@ -48,19 +50,22 @@ def profile_step(session: Session, tokens: int, depth: int, bandwidth: float, *,
     if depth:
         session.prefill(ids[:depth])
     new = ids[depth:]
-    plain = [_plain(session, new) for _ in range(repetitions + 1)]
     step = session.module.decode_step
-    if tokens == 1 and step is not None:
-        runs = step.profile(int(new[0]), depth, session.threads, repetitions + 1)
-    else:
-        runs = [_instrumented(session, new) for _ in range(repetitions + 1)]
+    bandwidths, plain, runs = [], [], []
+    for _ in range(repetitions + 1):
+        bandwidths.append(read())
+        plain.append(_plain(session, new))
+        if tokens == 1 and step is not None:
+            runs.append(step.profile(int(new[0]), depth, session.threads))
+        else:
+            runs.append(_instrumented(session, new))
     return Breakdown(
         test="tg1" if tokens == 1 else f"pp{tokens}",
         depth=depth,
         threads=session.threads,
         seconds=statistics.median(plain[1:]),
         kernels=median_times(runs[1:]),
-        bandwidth=bandwidth,
+        bandwidth=statistics.median(bandwidths[1:]),
     )
 
 

@@ -81,6 +81,8 @@ def write(
             token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
+            macs_per_token=program.prefill_macs[0],
+            macs_per_chunk=program.prefill_macs[1],
             step=None
             if step is None or plan_of_step is None
             else step_record(program, plan, step.program, plan_of_step),

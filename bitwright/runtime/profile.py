@@ -26,6 +26,7 @@ _RUN = 0
 _BUILTIN = "vm."
 _NOTHING_CALLS = 200
 _SEED = 0
+_TURNS = 4
 
 
 def profile_step(
@@ -35,7 +36,8 @@ def profile_step(
 
     Args:
         read: measures the bandwidth to compare with, bytes per second.
-        repetitions: rounds of reading, a plain and a profiled run, after one that is not counted; medians are taken.
+        repetitions: rounds of reading, then of plain and profiled runs in turns, the first two of which are not
+            counted: they find the weights displaced by the reading. Medians are taken.
 
     Raises:
         UsageError: more tokens than one chunk holds.
@@ -52,20 +54,24 @@ def profile_step(
     new = ids[depth:]
     step = session.module.decode_step
     bandwidths, plain, runs = [], [], []
-    for _ in range(repetitions + 1):
+    for _ in range(repetitions):
         bandwidths.append(read())
-        plain.append(_plain(session, new))
-        if tokens == 1 and step is not None:
-            runs.append(step.profile(int(new[0]), depth, session.threads))
-        else:
-            runs.append(_instrumented(session, new))
+        for turn in range(_TURNS + 1):
+            seconds = _plain(session, new)
+            if tokens == 1 and step is not None:
+                kernels = step.profile(int(new[0]), depth, session.threads)
+            else:
+                kernels = _instrumented(session, new)
+            if turn:
+                plain.append(seconds)
+                runs.append(kernels)
     return Breakdown(
         test="tg1" if tokens == 1 else f"pp{tokens}",
         depth=depth,
         threads=session.threads,
-        seconds=statistics.median(plain[1:]),
-        kernels=median_times(runs[1:]),
-        bandwidth=statistics.median(bandwidths[1:]),
+        seconds=statistics.median(plain),
+        kernels=median_times(runs),
+        bandwidth=statistics.median(bandwidths),
     )
 
 

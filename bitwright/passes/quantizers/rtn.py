@@ -10,6 +10,8 @@ scale; ties round to even.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,7 +41,12 @@ def round_to_nearest(weights: npt.NDArray[np.float32], scheme: WeightScheme) -> 
     return QuantizedMatrix(codes.reshape(outputs, inputs), scales, zeros)
 
 
-def _half(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+def half_precision(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Scales as they are stored.
+
+    Raises:
+        UnsupportedError: one does not fit.
+    """
     if scales.size and float(np.abs(scales).max()) > LARGEST_SCALE:
         raise UnsupportedError(
             "a weight is too large for a half-precision scale",
@@ -47,6 +54,12 @@ def _half(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
             remedy="store this matrix as f16 or f32",
         )
     return scales.astype(np.float16)
+
+
+def nearest_half(scales: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float16]:
+    """Searched scales in half precision; those out of its range become its ends, and lose against other candidates."""
+    result: npt.NDArray[np.float16] = np.clip(scales, -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
+    return result
 
 
 def _divide(values: npt.NDArray[np.float32], scales: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
@@ -61,7 +74,7 @@ def _symmetric(
     half_range = 2 ** (bits - 1)
     index = np.abs(grouped).argmax(axis=2, keepdims=True)
     extreme = np.take_along_axis(grouped, index, axis=2)[:, :, 0]
-    scales = _half(extreme / np.float32(-half_range))
+    scales = half_precision(extreme / np.float32(-half_range))
     codes = np.clip(np.rint(_divide(grouped, scales)) + half_range, 0, 2 * half_range - 1)
     return codes.astype(np.uint8), scales, None
 
@@ -72,7 +85,7 @@ def _asymmetric(
     levels = 2**bits - 1
     low = np.minimum(grouped.min(axis=2), 0)
     high = np.maximum(grouped.max(axis=2), 0)
-    scales = _half((high - low) / np.float32(levels))
+    scales = half_precision((high - low) / np.float32(levels))
     zeros = np.clip(np.rint(_divide(-low[:, :, None], scales)), 0, levels)
     codes = np.clip(np.rint(_divide(grouped, scales)) + zeros, 0, levels)
     return codes.astype(np.uint8), scales, zeros[:, :, 0].astype(np.uint8)

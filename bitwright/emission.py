@@ -17,7 +17,7 @@ from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import StepProgram
 from bitwright.codegen.step.schedule import Schedule, schedule
 from bitwright.errors import UsageError
-from bitwright.options import Options
+from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
 from bitwright.program import CACHE_BLOCK, Parameter, Program
 from bitwright.scheme import CacheScheme
@@ -29,6 +29,7 @@ LINK_BYTES = 16 << 20
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
+    from bitwright.moments import Moments
     from bitwright.runtime.artifact import Artifact, StepRecord
 
 
@@ -40,6 +41,7 @@ def write(
     options: Options,
     output: Path,
     tell: Callable[[str], None],
+    moments: Moments | None = None,
 ) -> Artifact:
     """Generate code, quantize the weights as they are written (one matrix at a time), and write the folder."""
     from bitwright.codegen.build import build_library
@@ -98,7 +100,8 @@ def write(
         tokenizer_json=imported.tokenizer_json,
         chat_template=imported.chat_template,
         generation=imported.generation or None,
-        report=_report(imported, program, plan, target),
+        report=_report(imported, program, plan, target, options.quantizer),
+        digests={} if moments is None else {"calibration": moments.digest},
         scheme=_summary(plan),
         overwrite=options.overwrite,
     )
@@ -219,13 +222,14 @@ def _summary(plan: Plan) -> dict[str, str]:
     return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
 
 
-def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target) -> str:
+def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target, quantizer: QuantizerName) -> str:
     total = sum(parameter.nbytes for parameter in program.parameters.values())
     lines = [
         f"# {imported.name}",
         "",
         f"Compiled for {target.name} ({target.cpu or 'any CPU'} of {target.triple}, fingerprint {target.fingerprint}).",
         f"Context {min(program.capacity, imported.context)} tokens. Weights {total:,} bytes as stored.",
+        f"Quantized by {quantizer}.",
         "",
         _decode_line(program),
         "",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
+from bitwright.calibration import calibrated
 from bitwright.errors import InputError, UsageError
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
@@ -21,6 +22,7 @@ from bitwright.target import Target
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
+    from bitwright.moments import Moments
     from bitwright.passes.base import Pass
     from bitwright.runtime.artifact import Artifact
 
@@ -34,8 +36,15 @@ def compile(
     return compile_model(model, Path(output), make_options(**options), progress=progress)
 
 
-def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
-    """The phases between finding the sites and code generation, in order."""
+def transformations(
+    options: Options, plan: Plan, target: Target, moments: Moments | None = None, tell: Progress | None = None
+) -> list[Pass]:
+    """The phases between finding the sites and code generation, in order.
+
+    Args:
+        moments: what the options' quantizer calibrated on; they must stay readable until the weights are written.
+        tell: called with the name of each matrix as it is quantized.
+    """
     from bitwright.codegen.isa import select_isa
     from bitwright.passes.annotate import Annotate
     from bitwright.passes.flatten_decode import FlattenDecode
@@ -46,6 +55,7 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
     from bitwright.passes.lower import Lower
     from bitwright.passes.pack_arguments import PackArguments
     from bitwright.passes.quantize import Quantize
+    from bitwright.passes.quantizers.sites import SiteQuantizers
 
     isa = select_isa(target.features)
     return [
@@ -53,7 +63,7 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
-        Quantize(isa),
+        Quantize(isa, SiteQuantizers(options.quantizer, moments, tell)),
         FuseQuantize(),
         Lower(isa, threads=target.cores),
         FlattenDecode(target.cores, isa.lanes),
@@ -93,11 +103,16 @@ def compile_model(
             pass  # now rather than after the model has been read
     imported = load_model(model, tell, options.context)
     plan, program = plan_and_program(imported, options, target, tell)
-    for number, phase in enumerate(transformations(options, plan, target), start=3):
-        tell(phase.name)
-        program = phase(program)
-        _dump(options.dump_ir, number, phase.name, program)
-    return emission.write(imported, program, plan, target, options, output, tell)
+    with calibrated(imported, options, tell) as moments:
+
+        def quantizing(matrix: str) -> None:
+            tell(f"quantize {matrix}")
+
+        for number, phase in enumerate(transformations(options, plan, target, moments, quantizing), start=3):
+            tell(phase.name)
+            program = phase(program)
+            _dump(options.dump_ir, number, phase.name, program)
+        return emission.write(imported, program, plan, target, options, output, tell, moments)
 
 
 def let_interruptions_pass() -> None:

@@ -25,7 +25,7 @@ from bitwright.codegen.packing import pack, pack_float
 from bitwright.errors import BitwrightError
 from bitwright.passes.base import functions, rewrite
 from bitwright.passes.quantizers.matrix import Quantizer
-from bitwright.passes.quantizers.rtn import round_to_nearest
+from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.program import Parameter, Program
 from bitwright.scheme import LinearScheme
 
@@ -36,11 +36,11 @@ class Quantize:
 
     Attributes:
         isa: decides the lanes of the packed layout.
-        quantizer: turns a float matrix into codes.
+        quantizer_of: what turns a parameter, a float matrix, into codes.
     """
 
     isa: Isa
-    quantizer: Quantizer = round_to_nearest
+    quantizer_of: Callable[[Parameter], Quantizer] = SiteQuantizers()  # noqa: RUF009 - a frozen value
     name: str = "quantize"
 
     def __call__(self, program: Program) -> Program:
@@ -51,7 +51,7 @@ class Quantize:
             source = parameters[call.args[1].name]
             key = (source.name, scheme.weight.name)
             if key not in packed:
-                packed[key] = _PackedMatrix(source, self._layout(source, scheme), self.quantizer)
+                packed[key] = _PackedMatrix(source, self._layout(source, scheme), self.quantizer_of(source))
                 for parameter in packed[key].parameters():
                     parameters[parameter.name] = parameter
             matrix = packed[key]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.passes.quantizers.grid import Floats, Grid, reciprocal
-from bitwright.passes.quantizers.rtn import half_precision, nearest_half
+from bitwright.passes.quantizers.rtn import half, nearest_half
 from bitwright.scheme import WeightScheme
 
 Halves = npt.NDArray[np.float16]
@@ -38,12 +38,12 @@ def fit_groups(weights: Floats, importance: Floats, scheme: WeightScheme) -> tup
     if scheme.symmetric:
         index = np.abs(weights).argmax(axis=0)[None]
         extreme = np.take_along_axis(weights, index, axis=0)[0]
-        base = half_precision(extreme / np.float32(-grid.middle))
+        base = half(extreme / np.float32(-grid.middle))
         low = 0.9 - 1.0 / 2**scheme.bits
         starts += [(base.astype(np.float32) * f, None) for f in _factors(low, 1.0 + 0.5 / grid.middle, signed=True)]
         return _search(weights, importance, grid, (base, None), starts)
     bottom, top = np.minimum(weights.min(axis=0), 0), np.maximum(weights.max(axis=0), 0)
-    base = half_precision((top - bottom) / np.float32(grid.levels))
+    base = half((top - bottom) / np.float32(grid.levels))
     zeros = _zero_points(bottom, base.astype(np.float32), grid)
     for factor in _factors(0.85 - 1.0 / 2**scheme.bits, 1.0, signed=False):
         scales = base.astype(np.float32) * factor

@@ -13,12 +13,11 @@ Each but ``rtn`` has, in the objective it minimises, no output that is worse tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.errors import UsageError
+from bitwright.options import QuantizerName
 from bitwright.passes.quantizers.feedback import error_feedback
 from bitwright.passes.quantizers.fit import fit_groups
 from bitwright.passes.quantizers.grid import Floats, Grid, reciprocal
@@ -29,9 +28,6 @@ from bitwright.passes.quantizers.rtn import round_to_nearest
 from bitwright.passes.quantizers.state import State
 from bitwright.scheme import WeightScheme
 
-MethodName = Literal["rtn", "clip", "gptq", "auto"]
-NAMES: tuple[MethodName, ...] = get_args(MethodName)
-
 ROUNDS = 2
 """Rounds of refinement of ``auto``."""
 
@@ -41,15 +37,7 @@ BLOCK_WEIGHTS = 1 << 21
 _Worker = Callable[[Floats, WeightScheme, Floats], State]
 
 
-def check_name(name: str) -> MethodName:
-    """Raises UsageError for a name that is none."""
-    for known in NAMES:
-        if name == known:
-            return known
-    raise UsageError(f"'{name}' is not a quantizer", limit=", ".join(NAMES), remedy="use gptq, or leave it out")
-
-
-def quantize(name: MethodName, weights: Floats, scheme: WeightScheme, moment: Floats | None) -> QuantizedMatrix:
+def quantize(name: QuantizerName, weights: Floats, scheme: WeightScheme, moment: Floats | None) -> QuantizedMatrix:
     """Quantize float32 [outputs, inputs] to a uniform scheme.
 
     Args:
@@ -117,4 +105,4 @@ def _best(weights: Floats, moment: Floats, states: list[State]) -> State:
     return best
 
 
-_WORKERS: dict[MethodName, _Worker] = {"clip": searched, "gptq": _guarded, "auto": _refined}
+_WORKERS: dict[QuantizerName, _Worker] = {"clip": searched, "gptq": _guarded, "auto": _refined}

@@ -20,6 +20,7 @@ from bitwright.errors import UsageError
 from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
 from bitwright.program import CACHE_BLOCK, Parameter, Program
+from bitwright.runs import MixedScheme
 from bitwright.scheme import CacheScheme
 from bitwright.target import Target
 from bitwright.traffic import operation_bytes, weight_bytes_per_token
@@ -213,12 +214,13 @@ def _state(program: Program, plan: Plan) -> Iterator[tuple[str, tuple[int, ...],
 
 
 def _summary(plan: Plan) -> dict[str, str]:
-    """The schemes in use, by kind of site, with how many sites have each."""
+    """The schemes in use, by kind of site, with how many sites have each; runs of rows are named without their rows."""
     counts: dict[str, dict[str, int]] = {}
     for site, scheme in plan.schemes.items():
         kind = "cache" if isinstance(scheme, CacheScheme) else "table" if site.startswith("table") else "linear"
-        counts.setdefault(kind, {}).setdefault(scheme.name, 0)
-        counts[kind][scheme.name] += 1
+        name = "+".join(str(run.scheme) for run in scheme.runs) if isinstance(scheme, MixedScheme) else scheme.name
+        counts.setdefault(kind, {}).setdefault(name, 0)
+        counts[kind][name] += 1
     return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
 
 

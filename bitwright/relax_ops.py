@@ -21,6 +21,10 @@ glu_quantized         as glu -> as quantize_activation                activation
 norm_quantized        x, gain [, bias] -> as quantize_activation      kind (rms, layer), epsilon, group
 add_norm_quantized    a, b, gain -> a + b, as quantize_activation     epsilon, group
 ===================== =============================================== ===========================================
+
+A matrix may be cut into runs of rows with schemes of their own: its ``scheme`` then lists them with their rows
+(``u4g32a8:384+u3g32a8:192``), and the packed operators take, in this order, every kind of activation that a run reads,
+once, the packed tensors of each run, and the bias.
 """
 
 from __future__ import annotations

@@ -20,13 +20,13 @@ from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, b
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear import LinearSpec, build_linear, linear_team_kernel
+from bitwright.codegen.linear import AnyLinear, build_linear, linear_spec, linear_team_kernel
 from bitwright.codegen.norm import NormSpec, build_norm
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
 from bitwright.program import CACHE_BLOCK
-from bitwright.scheme import LinearScheme
+from bitwright.runs import parse_weights
 
 # TVM's pattern kind of functions that are not fused with others.
 OPAQUE = 8
@@ -104,20 +104,20 @@ def _width(value: Any) -> int:
 
 
 def _packed_linear(at: Lowering) -> Any:
-    scheme = LinearScheme.parse(str(at.attribute("scheme")))
-    bias = bool(at.attribute("has_bias"))
-    spec = LinearSpec(int(at.attribute("outputs")), int(at.attribute("inputs")), scheme, bias, at.rows)
-    name = f"linear_{scheme}_{spec.outputs}x{spec.inputs}{'_decode' if at.rows else ''}"
+    spec = _matrix(at, bias=bool(at.attribute("has_bias")))
+    name = f"{spec.name}{'_decode' if at.rows else ''}"
     build = linear_team_kernel if at.rows else build_linear
     return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name)), at.call.args)
 
 
 def _packed_embedding(at: Lowering) -> Any:
-    weight = LinearScheme.parse(str(at.attribute("scheme"))).weight
-    vocabulary, width = int(at.attribute("outputs")), int(at.attribute("inputs"))
-    key = ("embedding", vocabulary, width, weight, at.rows)
-    kernel = at.kernel(key, lambda: build_embedding(vocabulary, width, weight, at.isa, at.rows))
-    return at.emit(kernel, at.call.args)
+    table = _matrix(at, bias=False)
+    return at.emit(at.kernel(("embedding", table), lambda: build_embedding(table, at.isa)), at.call.args)
+
+
+def _matrix(at: Lowering, *, bias: bool) -> AnyLinear:
+    scheme, shape = parse_weights(str(at.attribute("scheme"))), (at.attribute("outputs"), at.attribute("inputs"))
+    return linear_spec(scheme, int(shape[0]), int(shape[1]), bias=bias, rows=at.rows)
 
 
 def _quantize_activation(at: Lowering) -> Any:

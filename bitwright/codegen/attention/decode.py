@@ -13,7 +13,7 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.attention.block import Ahead, Block, Keys, Range, Tile, ceildiv
 from bitwright.codegen.attention.spec import AttentionSpec
-from bitwright.codegen.builder import Registers, load, loop, store, vector
+from bitwright.codegen.builder import Registers, load, loop, prefetch, store, vector
 from bitwright.codegen.cache import BLOCK
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.team import THREADS, Phase, TeamKernel, share
@@ -145,9 +145,3 @@ def _ahead(spec: AttentionSpec, key_cache: Any, value_cache: Any, head: Any) -> 
         prefetch(value_cache[head, token, line * value_line])
 
     return Ahead(key, -(-cache.head_dim // key_line), value, -(-cache.value_dim // value_line))
-
-
-def prefetch(element: Any) -> None:
-    """Ask for the cache line of a tensor element (an LLVM hint that any target may ignore)."""
-    arguments = (T.address_of(element), T.int32(0), T.int32(3), T.int32(1))  # read, keep in every level, data
-    T.evaluate(T.call_llvm_intrin("llvm.prefetch", *arguments, dtype="void"))

@@ -2,57 +2,156 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Registers, load, loop, splat, store, vector, zero_registers
+from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, store, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.dot import dot_of
+from bitwright.codegen.linear.dot import Dot, dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
+from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.unpack import (
     byte_weight,
     code_of_byte,
+    field_codes,
+    field_position,
     group_offset,
     group_scale,
     step_codes,
     widen_half,
 )
 
+MAX_PREFETCHED_GROUP = 128
+"""Inputs of a group up to which its prefetches are straight-line code."""
+
 
 def decode_int8(args: Arguments, tile: Any) -> None:
     """Packed weights and int8 activations: one tile of results."""
     layout, lanes = args.layout, args.layout.lanes
-    dot = dot_of(args.isa, layout.weight.bits)
+    dot = dot_of(args.isa, layout.weight.operand_bits)
+    prepared = looked_up(args, dot.prepare)
     results = zero_registers(layout.blocks, vector("float32", lanes))
-    chunks = layout.group // INPUT_MULTIPLE
-    units = INPUT_MULTIPLE // layout.unit
-
-    def chunk_sums(totals: Registers, first_unit: Any) -> None:
-        def operand(block: int, step: int) -> Any:
-            unit, inner = divmod(step, layout.unit // 4)
-            return dot.prepare(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
-
-        def activation(_row: int, step: int) -> Any:
-            return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step)
-
-        accumulate_chunk(dot, totals, 1, layout.blocks, operand, activation, unroll=True)
+    span = args.schedule.fitting_span(layout.group)
+    spans, units = layout.group // span, span // layout.unit
+    sums = _sums_in_place if dot.in_place else _sums_moved
 
     with loop(layout.groups) as group:
-        totals = zero_registers(layout.blocks, vector("int32", lanes))
-        if chunks == 1:
-            chunk_sums(totals, group * units)
+        offsets = [group_offset(args.zeros, layout, dot.bias, tile, group, block) for block in range(layout.blocks)]
+        activation_sum = args["sum"][0, group]
+        prefetch_codes(args, tile, group)
+        if spans == 1:
+            totals = sums(args, dot, prepared, tile, group * units, units, offsets, activation_sum)
         else:
-            with loop(chunks) as chunk:
-                chunk_sums(totals, (group * chunks + chunk) * units)
+            totals = zero_registers(layout.blocks, vector("int32", lanes))
+            for block, offset in enumerate(offsets):
+                totals[block] = centred(dot, totals[block], offset, activation_sum)
+            with loop(spans) as index:
+                part = sums(args, dot, prepared, tile, (group * spans + index) * units, units, None, None)
+                for block in range(layout.blocks):
+                    totals[block] = totals[block] + part[block]
         for block in range(layout.blocks):
-            offset = group_offset(args.zeros, layout, dot.bias, tile, group, block)
-            total = centred(dot, totals[block], offset, args["sum"][0, group])
             scale = group_scale(args["scales"], args.isa, tile, group, block) * splat(args["scale"][0, group], lanes)
-            results[block] = results[block] + T.cast(total, vector("float32", lanes)) * scale
+            results[block] = results[block] + T.cast(totals[block], vector("float32", lanes)) * scale
     for block in range(layout.blocks):
         args.write(0, tile, block, results[block])
+
+
+def prefetch_codes(args: Arguments, tile: Any, group: Any) -> None:
+    """Ask for as many lines of codes as a group has, the schedule's distance ahead in the stream."""
+    layout, distance = args.layout, args.schedule.prefetch
+    if not distance or layout.group > MAX_PREFETCHED_GROUP:
+        return
+    units = layout.group // layout.unit
+    per_unit = layout.blocks * layout.lines
+    for line in range(units * per_unit):
+        ahead = line + distance // (4 * layout.lanes)
+        unit, rest = divmod(ahead, per_unit)
+        block, inner = divmod(rest, layout.lines)
+        prefetch(args["codes"][tile, group * units + unit, T.int64(block), T.int64(inner), T.int64(0)])
+
+
+def _sums_in_place(
+    args: Arguments,
+    dot: Dot,
+    prepared: Callable[[Any], Any],
+    tile: Any,
+    first_unit: Any,
+    units: int,
+    offsets: list[Any] | None,
+    activation_sum: Any,
+) -> Registers:
+    """Sums of code * activation (plus offset * sum of activations) over a span, codes multiplied where they lie.
+
+    A code at bit p of its byte counts 2**p times. So codes of each position are summed apart, the highest position's
+    sums are shifted down to the next and added, and so on: exact, and a shift per position instead of one per code.
+    Sums are cut into short chains, because a dot product has to wait for the one before it in its chain.
+    """
+    layout, lanes = args.layout, args.layout.lanes
+    # What is looked up is a byte, wherever the code lay.
+    place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
+    positions = sorted(set(place), reverse=True)
+    totals = zero_registers(layout.blocks, vector("int32", lanes))
+    if offsets is not None:
+        start = activation_sum << T.int32(positions[0]) if positions[0] else activation_sum
+        for block, offset in enumerate(offsets):
+            totals[block] = centred(dot, totals[block], offset, start)
+    for position, above in zip(positions, [positions[0], *positions], strict=False):
+        steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
+        if position != above:
+            for block in range(layout.blocks):
+                totals[block] = totals[block] >> splat(T.int32(above - position), lanes)
+        for first in range(0, len(steps), args.schedule.chain):
+            chain = totals if first == 0 and position == positions[0] else zero_registers(len(totals), totals.dtype)
+            for unit, step in steps[first : first + args.schedule.chain]:
+                x4 = packed_x(args["x8"], 0, (first_unit + unit) * layout.unit + 4 * step)
+                for block in range(layout.blocks):
+                    codes = field_codes(args["codes"], layout, tile, first_unit + unit, block, step, position)
+                    chain[block] = dot.step(chain[block], prepared(codes), x4)
+            if chain is not totals:
+                for block in range(layout.blocks):
+                    totals[block] = totals[block] + chain[block]
+    return totals
+
+
+def _sums_moved(
+    args: Arguments,
+    dot: Dot,
+    prepared: Callable[[Any], Any],
+    tile: Any,
+    first_unit: Any,
+    units: int,
+    offsets: list[Any] | None,
+    activation_sum: Any,
+) -> Registers:
+    """The same where operands must stay small: every code is moved to bit 0."""
+    layout, lanes = args.layout, args.layout.lanes
+    totals = zero_registers(layout.blocks, vector("int32", lanes))
+
+    def operand(block: int, step: int) -> Any:
+        unit, inner = divmod(step, layout.unit // 4)
+        return prepared(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
+
+    def activation(_row: int, step: int) -> Any:
+        return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step)
+
+    for chunk in range(units * layout.unit // INPUT_MULTIPLE):
+        steps = chunk * (INPUT_MULTIPLE // 4)
+        accumulate_chunk(
+            dot,
+            totals,
+            1,
+            layout.blocks,
+            lambda block, step, steps=steps: operand(block, steps + step),  # type: ignore[misc]
+            lambda row, step, steps=steps: activation(row, steps + step),  # type: ignore[misc]
+            unroll=True,
+        )
+    if offsets is not None:
+        for block, offset in enumerate(offsets):
+            totals[block] = centred(dot, totals[block], offset, activation_sum)
+    return totals
 
 
 def prepare_float_activations(args: Arguments) -> tuple[Any, Any]:
@@ -76,6 +175,7 @@ def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) ->
     """Packed weights and float activations: sum(code * x) - zero * sum(x) in each group, in single precision."""
     layout, lanes = args.layout, args.layout.lanes
     results = zero_registers(layout.blocks, vector("float32", lanes))
+    operands = looked_up(args)
     units = layout.group // layout.unit
     with loop(layout.groups) as group:
         totals = zero_registers(layout.blocks, vector("float32", lanes))
@@ -83,7 +183,7 @@ def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) ->
             unit = group * units + inner
             for step in range(layout.unit // 4):
                 for block in range(layout.blocks):
-                    codes = step_codes(args["codes"], layout, tile, unit, block, step)
+                    codes = operands(step_codes(args["codes"], layout, tile, unit, block, step))
                     for byte in range(4):
                         x = splat(weighted[unit * layout.unit + 4 * step + byte], lanes)
                         totals[block] = totals[block] + code_of_byte(codes, byte, lanes) * x

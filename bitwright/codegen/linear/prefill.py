@@ -18,6 +18,7 @@ from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.decode import load_weight
 from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
+from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
 
 
@@ -25,7 +26,7 @@ def _int8_block(isa: Isa, layout: PackedLayout) -> tuple[int, int]:
     """Rows and vectors of outputs of a register block; measured on Zen 4 for the AVX2 path."""
     if isa.dot == "maddubs":
         # Each activation is a broadcast load, which costs no arithmetic; wider codes need registers for shorter chains.
-        return (10, 1) if layout.weight.bits <= 4 else (8, 1)
+        return (10, 1) if layout.weight.operand_bits <= 4 else (8, 1)
     if isa.registers > 16:
         return 12 // layout.blocks, layout.blocks
     return (2, 3) if layout.blocks == 3 else (4, 2)
@@ -50,7 +51,8 @@ def _rows(tokens: Any, block_rows: int, micro: Callable[[Any, int], None]) -> No
 def prefill_int8(args: Arguments, tile: Any) -> None:
     """Packed weights and int8 activations."""
     layout, lanes, isa = args.layout, args.layout.lanes, args.isa
-    dot = dot_of(isa, layout.weight.bits)
+    dot = dot_of(isa, layout.weight.operand_bits)
+    prepared = looked_up(args, dot.prepare)
     steps = layout.inputs // 4
     operands = T.alloc_buffer((steps, layout.blocks, 4 * lanes), "uint8")
     scales = T.alloc_buffer((layout.groups, layout.blocks, lanes), "float32")
@@ -60,7 +62,7 @@ def prefill_int8(args: Arguments, tile: Any) -> None:
         for block in range(layout.blocks):
             for step in range(layout.unit // 4):
                 codes = step_codes(args["codes"], layout, tile, unit, block, step)
-                store(operands, dot.prepare(codes), [unit * (layout.unit // 4) + step, block, 0], 4 * lanes)
+                store(operands, prepared(codes), [unit * (layout.unit // 4) + step, block, 0], 4 * lanes)
     with loop(layout.groups) as group:
         for block in range(layout.blocks):
             store(scales, group_scale(args["scales"], isa, tile, group, block), [group, block, 0], lanes)
@@ -89,7 +91,7 @@ def _int8_results(
     offsets: Any,
 ) -> None:
     layout, lanes = args.layout, args.layout.lanes
-    dot = dot_of(args.isa, layout.weight.bits)
+    dot = dot_of(args.isa, layout.weight.operand_bits)
     chunk_steps = INPUT_MULTIPLE // 4
     chunks = layout.group // INPUT_MULTIPLE
     results = zero_registers(rows * columns, vector("float32", lanes))
@@ -162,6 +164,7 @@ def _float_weights(args: Arguments, tile: Any) -> tuple[Any, list[Any]]:
             for block in range(layout.blocks):
                 store(scratch, load_weight(args, tile, k, block), [k, block * lanes], lanes)
         return scratch, []
+    operands = looked_up(args)
     units = layout.group // layout.unit
     with loop(layout.groups) as group, loop(units) as inner:
         unit = group * units + inner
@@ -170,7 +173,7 @@ def _float_weights(args: Arguments, tile: Any) -> tuple[Any, list[Any]]:
             offset = group_offset(args.zeros, layout, 0, tile, group, block)
             offset = splat(T.int32(offset), lanes) if isinstance(offset, int) else offset
             for step in range(layout.unit // 4):
-                codes = step_codes(args["codes"], layout, tile, unit, block, step)
+                codes = operands(step_codes(args["codes"], layout, tile, unit, block, step))
                 words = T.reinterpret(codes, dtype=vector("uint32", lanes))
                 for byte in range(4):
                     code = (words >> splat(T.uint32(8 * byte), lanes)) & splat(T.uint32(255), lanes)

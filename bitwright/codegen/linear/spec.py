@@ -11,6 +11,7 @@ from typing import Literal
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout, TensorSpec, packed_layout
 from bitwright.errors import InternalError
+from bitwright.runs import WeightsScheme, runs_of
 from bitwright.scheme import LinearScheme
 
 TOKENS = -1
@@ -89,6 +90,14 @@ class MixedSpec:
 
 
 AnyLinear = LinearSpec | MixedSpec
+
+
+def linear_spec(
+    scheme: WeightsScheme, outputs: int, inputs: int, *, bias: bool = False, rows: Literal[1] | None = None
+) -> AnyLinear:
+    """The spec of a matrix, with a part for each run of its rows."""
+    parts = tuple(LinearSpec(run.rows, inputs, run.scheme, bias, rows) for run in runs_of(scheme, outputs))
+    return parts[0] if len(parts) == 1 else MixedSpec(parts)
 
 
 @dataclass(frozen=True)

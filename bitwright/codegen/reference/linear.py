@@ -45,7 +45,8 @@ def linear_a8(x8: Array, scale: Array, codes: Array, scales: Array, zeros: Array
 
     Args:
         x8: i8 [n, K]; scale: f32 [n, G groups].
-        codes: u8 [N, K]; scales: f16 or f32 [N, groups]; zeros: integers [N, groups] (2**(bits-1) if symmetric).
+        codes: u8 [N, K], or integers that were looked up; scales: f16 or f32 [N, groups].
+        zeros: integers [N, groups]: 2**(bits-1) if symmetric, 0 if looked up.
         bias: f32 [N] or None.
 
     Returns:
@@ -58,6 +59,12 @@ def linear_a8(x8: Array, scale: Array, codes: Array, scales: Array, zeros: Array
     y: Array = np.einsum("tgo,tg,og->to", exact.astype(np.float64), scale.astype(np.float64), scales.astype(np.float64))
     result: Array = (y if bias is None else y + bias).astype(np.float32)
     return result
+
+
+def look_up(codes: Array, codebook: Array) -> Array:
+    """The integers that codes stand for: codes u8 [N, K], codebook int8 [2**bits] -> int64 [N, K], zero point 0."""
+    values: Array = np.take(codebook.astype(np.int64), codes)
+    return values
 
 
 def linear(x: Array, weights: Array, bias: Array | None = None) -> Array:

@@ -20,30 +20,28 @@ import numpy.typing as npt
 from bitwright.passes.quantizers.fit import fit_groups
 from bitwright.passes.quantizers.grid import Floats, Grid, reciprocal
 from bitwright.passes.quantizers.state import State
-from bitwright.scheme import WeightScheme
 
 BLOCK = 32
 """Columns between two matrix products."""
 
 
-def error_feedback(weights: Floats, scheme: WeightScheme, moment: Floats) -> State:
-    """Quantize float32 [outputs, inputs] with H float32 [inputs, inputs], positive definite."""
+def error_feedback(weights: Floats, grid: Grid, groups: int, moment: Floats) -> State:
+    """Quantize float32 [outputs, inputs], ``groups`` scales a row, with H [inputs, inputs], positive definite."""
     outputs, inputs = weights.shape
-    groups = scheme.groups(inputs)
     size = inputs // groups
     order = column_order(np.diag(moment), size)
     feedback, importance = factors(moment[np.ix_(order, order)])
     work = _Columns(np.ascontiguousarray(weights.T[order]), feedback)
     scales = np.empty((groups, outputs), np.float16)
-    zeros = None if scheme.symmetric else np.empty((groups, outputs), np.float32)
+    zeros = None if grid.symmetric else np.empty((groups, outputs), np.float32)
     for start in range(0, inputs, size):
         group = slice(start, start + size)
         corrected = work.corrected(group)
         place = order[start] // size
-        scales[place], zero = fit_groups(work.expected(group, corrected), importance[group, None], scheme)
+        scales[place], zero = fit_groups(work.expected(group, corrected), importance[group, None], grid)
         if zeros is not None and zero is not None:
             zeros[place] = zero
-        work.round(group, corrected, scales[place], zero, Grid.of(scheme))
+        work.round(group, corrected, scales[place], zero, grid)
     values = np.empty_like(work.values)
     values[order] = work.values
     return State(

@@ -11,21 +11,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.passes.quantizers.grid import Floats, Grid, reciprocal
+from bitwright.passes.quantizers.grid import Floats, Grid, Integers, reciprocal
 from bitwright.passes.quantizers.rtn import half, nearest_half
-from bitwright.scheme import WeightScheme
 
 Halves = npt.NDArray[np.float16]
 
-FACTORS = 14
-"""Scales tried per sign."""
+FACTORS = np.linspace(0.5, 1.05, 12, dtype=np.float32)
+"""Shares of the range that are tried; at few bits the best cut off much of it."""
 
 ALTERNATIONS = 2
 TINY = np.float32(np.finfo(np.float32).tiny)
 
 
-def fit_groups(weights: Floats, importance: Floats, scheme: WeightScheme) -> tuple[Halves, Floats | None]:
-    """Scales float16 [m] and zero points float32 [m] (None if symmetric) of m groups.
+def fit_groups(weights: Floats, importance: Floats, grid: Grid) -> tuple[Halves, Floats | None]:
+    """Scales float16 [m] and zero points float32 [m] (None if the grid has none) of m groups.
 
     Never worse, in the weighted error of rounding to nearest with them, than round-to-nearest's.
 
@@ -33,32 +32,26 @@ def fit_groups(weights: Floats, importance: Floats, scheme: WeightScheme) -> tup
         weights: float32 [inputs of a group, m]: inputs first.
         importance: float32, not negative, [inputs of a group, m] or [inputs of a group, 1].
     """
-    grid = Grid.of(scheme)
     starts: list[tuple[Floats, Floats | None]] = []
-    if scheme.symmetric:
+    if not isinstance(grid, Integers) or grid.symmetric:
         index = np.abs(weights).argmax(axis=0)[None]
         extreme = np.take_along_axis(weights, index, axis=0)[0]
-        base = half(extreme / np.float32(-grid.middle))
-        low = 0.9 - 1.0 / 2**scheme.bits
-        starts += [(base.astype(np.float32) * f, None) for f in _factors(low, 1.0 + 0.5 / grid.middle, signed=True)]
+        low, high = grid.ends
+        starts = [(extreme * np.float32(factor / end), None) for end in (low, high) if end for factor in FACTORS]
+        base = half(extreme / np.float32(low if abs(low) >= abs(high) else high))
         return _search(weights, importance, grid, (base, None), starts)
     bottom, top = np.minimum(weights.min(axis=0), 0), np.maximum(weights.max(axis=0), 0)
     base = half((top - bottom) / np.float32(grid.levels))
     zeros = _zero_points(bottom, base.astype(np.float32), grid)
-    for factor in _factors(0.85 - 1.0 / 2**scheme.bits, 1.0, signed=False):
+    for factor in FACTORS:
         scales = base.astype(np.float32) * factor
         starts += [(scales, _zero_points(bottom * share, scales, grid)) for share in (factor, np.float32(1))]
     return _search(weights, importance, grid, (base, zeros), starts)
 
 
-def _zero_points(bottom: Floats, scales: Floats, grid: Grid) -> Floats:
+def _zero_points(bottom: Floats, scales: Floats, grid: Integers) -> Floats:
     result: Floats = np.clip(np.rint(-bottom * reciprocal(scales)), 0, grid.levels)
     return result
-
-
-def _factors(low: float, high: float, *, signed: bool) -> Floats:
-    factors = np.linspace(low, high, FACTORS, dtype=np.float32)
-    return np.concatenate([factors, -factors]) if signed else factors
 
 
 def _search(

@@ -16,29 +16,27 @@ from bitwright.passes.quantizers.grid import Floats, Grid, reciprocal
 from bitwright.passes.quantizers.objective import row_losses
 from bitwright.passes.quantizers.rtn import nearest_half
 from bitwright.passes.quantizers.state import State
-from bitwright.scheme import WeightScheme
 
 BLOCK = 32
 RIDGE = 1e-6
 """Added to the diagonal of A, as a share of it: groups of equal inputs make A singular."""
 
 
-def refine(state: State, weights: Floats, scheme: WeightScheme, moment: Floats, rounds: int) -> State:
+def refine(state: State, weights: Floats, grid: Grid, moment: Floats, rounds: int) -> State:
     """``rounds`` times best scales, then best codes; float32 weights [outputs, inputs], H [inputs, inputs]."""
     losses = row_losses(state.weights - weights, moment)
     for _ in range(rounds):
         for step in (best_scales, descend):
-            tried = step(state, weights, scheme, moment)
+            tried = step(state, weights, grid, moment)
             found = row_losses(tried.weights - weights, moment)
             state = tried.rows(found < losses, state)
             losses = np.minimum(found, losses)
     return state
 
 
-def best_scales(state: State, weights: Floats, scheme: WeightScheme, moment: Floats) -> State:
+def best_scales(state: State, weights: Floats, grid: Grid, moment: Floats) -> State:
     """The scales that minimise the objective with the codes as they are."""
-    outputs, inputs = weights.shape
-    groups = scheme.groups(inputs)
+    outputs, groups = state.scales.shape
     cut = state.values.reshape(outputs, groups, -1)
     system = np.empty((outputs, groups, groups))
     for group in range(groups):
@@ -53,10 +51,10 @@ def best_scales(state: State, weights: Floats, scheme: WeightScheme, moment: Flo
     return replace(state, scales=np.where(empty, state.scales, nearest_half(scales)))
 
 
-def descend(state: State, weights: Floats, scheme: WeightScheme, moment: Floats) -> State:
+def descend(state: State, weights: Floats, grid: Grid, moment: Floats) -> State:
     """One sweep of coordinate descent over the codes with the scales as they are."""
-    grid, inputs = Grid.of(scheme), weights.shape[1]
-    size = inputs // scheme.groups(inputs)
+    inputs = weights.shape[1]
+    size = inputs // state.scales.shape[1]
     scales = np.ascontiguousarray(state.scales.T.astype(np.float32))
     inverse = reciprocal(scales)
     zeros = None if state.zeros is None else np.ascontiguousarray(state.zeros.T)

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from bitwright.passes.quantizers.grid import Floats, Grid
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
-from bitwright.scheme import WeightScheme
 
 
 @dataclass(frozen=True)
@@ -27,16 +26,19 @@ class State:
     zeros: Floats | None
 
     @classmethod
-    def of(cls, matrix: QuantizedMatrix, scheme: WeightScheme) -> State:
+    def of(cls, matrix: QuantizedMatrix, grid: Grid) -> State:
+        """The numbers of a matrix that is on the grid."""
         zeros = None if matrix.zeros is None else matrix.zeros.astype(np.float32)
-        zero = Grid.of(scheme).middle if zeros is None else _spread(zeros, matrix.codes.shape[1])
-        return cls(matrix.codes.astype(np.float32) - np.float32(1) * zero, matrix.scales, zeros)
+        if matrix.codebook is not None:
+            return cls(matrix.codebook.astype(np.float32)[matrix.codes], matrix.scales, None)
+        zero = np.float32(-grid.ends[0]) if zeros is None else _spread(zeros, matrix.codes.shape[1])
+        return cls(matrix.codes.astype(np.float32) - zero, matrix.scales, zeros)
 
-    def matrix(self, scheme: WeightScheme) -> QuantizedMatrix:
+    def matrix(self, grid: Grid) -> QuantizedMatrix:
         """The codes."""
         zeros = None if self.zeros is None else self.zeros.astype(np.uint8)
         wide = None if self.zeros is None else _spread(self.zeros, self.values.shape[1])
-        return QuantizedMatrix(Grid.of(scheme).codes(self.values, wide), self.scales, zeros)
+        return QuantizedMatrix(grid.codes(self.values, wide), self.scales, zeros, grid.codebook)
 
     @property
     def weights(self) -> Floats:

@@ -8,6 +8,7 @@ import pytest
 
 from bitwright.passes.quantizers.feedback import column_order, error_feedback, factors
 from bitwright.passes.quantizers.fit import fit_groups
+from bitwright.passes.quantizers.grid import Integers
 from bitwright.passes.quantizers.objective import damped, row_losses
 from bitwright.scheme import WeightScheme
 from tests.passes.quantizers.cases import weights_and_moment
@@ -44,7 +45,7 @@ def gptq_by_the_paper(weights: Doubles, moment: Doubles, scheme: WeightScheme) -
         if j % size == 0:
             importance = (1 / np.diag(upper)[j : j + size] ** 2).astype(np.float32)[:, None]
             group = work[:, j : j + size].T.astype(np.float32)
-            scales, zeros = fit_groups(np.ascontiguousarray(group), importance, scheme)
+            scales, zeros = fit_groups(np.ascontiguousarray(group), importance, Integers.of(scheme))
             low = -(2 ** (scheme.bits - 1)) if zeros is None else -zeros.astype(np.float64)
         wide = scales.astype(np.float64)
         result[:, j] = np.clip(np.rint(work[:, j] / wide), low, low + 2**scheme.bits - 1) * wide
@@ -60,7 +61,7 @@ def test_it_is_gptq(scheme: str) -> None:
     parsed = WeightScheme.parse(scheme)
     weights, moment = weights_and_moment(24, 192, seed=5)
     moment = damped(moment)
-    found = error_feedback(weights, parsed, moment).weights
+    found = error_feedback(weights, Integers.of(parsed), parsed.groups(192), moment).weights
     expected = gptq_by_the_paper(weights.astype(np.float64), moment.astype(np.float64), parsed)
     # Rounding in single precision moves a code that lies between two, and all codes of its row that follow.
     same = np.isclose(found, expected, atol=1e-6).all(axis=1)
@@ -75,7 +76,7 @@ def test_the_objective_is_the_sum_of_the_weighted_rounding_errors() -> None:
     moment = damped(moment)
     order = column_order(np.diag(moment), 64)
     feedback, importance = factors(moment[np.ix_(order, order)])
-    error = (error_feedback(weights, WeightScheme("uniform", 4), moment).weights - weights)[:, order]
+    error = (error_feedback(weights, Integers(4, True), 1, moment).weights - weights)[:, order]
     rounding = error @ (feedback + np.eye(64, dtype=np.float32))
     assert row_losses(error, moment[np.ix_(order, order)]).sum() == pytest.approx(
         float((rounding**2 @ importance).sum()), rel=1e-4

@@ -13,7 +13,7 @@ from bitwright.passes.quantizers import methods
 from bitwright.passes.quantizers.methods import quantize
 from bitwright.passes.quantizers.objective import damped, output_error, row_losses
 from bitwright.passes.quantizers.rtn import round_to_nearest
-from bitwright.scheme import BITS, WeightScheme
+from bitwright.scheme import BITS, CODEBOOK_BITS, WeightScheme
 from tests.passes.quantizers.cases import weights_and_moment
 
 SCHEMES = [
@@ -52,7 +52,28 @@ def test_no_output_is_worse_than_rounded_to_nearest(
     assert np.all(error <= nearest * (1 + 1e-4))
 
 
-@pytest.mark.parametrize("scheme", ["u4g32", "u3g64z", "u2g32"])
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from(CALIBRATED),
+    bits=st.sampled_from(CODEBOOK_BITS),
+    group=st.sampled_from([32, 64, 0]),
+    seed=st.integers(0, 2**16),
+)
+def test_no_matrix_is_worse_than_with_the_codebook_of_rtn(
+    name: QuantizerName, bits: int, group: int, seed: int
+) -> None:
+    scheme = WeightScheme("codebook", bits, group)
+    weights, moment = weights_and_moment(7, 192, seed)
+    objective = damped(moment)
+    if name == "clip":  # weighs every input alone
+        objective = np.diag(np.diag(objective))
+    quantized, nearest = quantize(name, weights, scheme, moment), quantize("rtn", weights, scheme, None)
+    assert quantized.codes.max() < 2**bits and quantized.codebook is not None and quantized.zeros is None
+    error, bound = (row_losses(q.dequantize(scheme) - weights, objective).sum() for q in (quantized, nearest))
+    assert error <= bound * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("scheme", ["u4g32", "u3g64z", "u2g32", "c3g32", "c2g64"])
 def test_every_ingredient_lowers_the_output_error(scheme: str) -> None:
     parsed = WeightScheme.parse(scheme)
     weights, moment = weights_and_moment(96, 192)

@@ -17,7 +17,7 @@ from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import StepProgram
 from bitwright.codegen.step.schedule import Schedule, Task, schedule
 from bitwright.errors import UsageError
-from bitwright.options import Options
+from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
 from bitwright.program import CACHE_BLOCK, Parameter, Program
 from bitwright.runs import MixedScheme
@@ -102,7 +102,7 @@ def write(
         tokenizer_json=imported.tokenizer_json,
         chat_template=imported.chat_template,
         generation=imported.generation or None,
-        report=_report(imported, program, plan, target),
+        report=_report(imported, program, plan, target, options.quantizer),
         scheme=_summary(plan),
         digests=digests,
         overwrite=options.overwrite,
@@ -230,13 +230,14 @@ def _summary(plan: Plan) -> dict[str, str]:
     return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
 
 
-def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target) -> str:
+def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target, quantizer: QuantizerName) -> str:
     total = sum(parameter.nbytes for parameter in program.parameters.values())
     lines = [
         f"# {imported.name}",
         "",
         f"Compiled for {target.name} ({target.cpu or 'any CPU'} of {target.triple}, fingerprint {target.fingerprint}).",
         f"Context {min(program.capacity, imported.context)} tokens. Weights {total:,} bytes as stored.",
+        f"Quantized by {quantizer}.",
         "",
         _decode_line(program),
         "",

@@ -36,12 +36,14 @@ class Parameter:
         name: unique name.
         shape, dtype: as Relax sees it; matrices of linear layers are [outputs, inputs] until they are packed.
         load: reads or computes the array (C-contiguous) when asked.
+        parts: names of the parameters whose rows are stacked in this one; empty for one that is in the model.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], np.ndarray[Any, Any]]
+    parts: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -15,7 +15,7 @@ from bitwright.errors import UnsupportedError
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options
-from bitwright.passes.quantizers.by_kind import quantize
+from bitwright.passes.quantizers.methods import quantize
 from bitwright.plan import Plan
 from bitwright.program import Program
 from bitwright.runs import Run, parse_weights, runs_of
@@ -63,7 +63,9 @@ def _stands_for(weights: Any, runs: tuple[Run, ...]) -> Any:
     for run in runs:
         rows, weight = np.ascontiguousarray(weights[first : first + run.rows]), run.scheme.weight
         parts.append(
-            rows.astype(f"float{weight.bits}") if weight.is_float else quantize(rows, weight).dequantize(weight)
+            rows.astype(f"float{weight.bits}")
+            if weight.is_float
+            else quantize("rtn", rows, weight, None).dequantize(weight)
         )
         first += run.rows
     return np.concatenate(parts).astype(np.float32)

@@ -75,11 +75,14 @@ def prefetch_codes(args: Arguments, tile: Any, group: Any) -> None:
         prefetch(args["codes"][tile, group * units + unit, T.int64(block), T.int64(inner), T.int64(0)])
 
 
-def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any) -> Registers:
-    """int32 sums of each term and block, term by term: zero, or offset * sum of activations."""
+def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:
+    """int32 sums of each term and block, term by term: zero, or offset * sum of activations * 2**position."""
     totals = zero_registers(args.terms * args.layout.blocks, vector("int32", args.layout.lanes))
-    for block, offset in enumerate(offsets or ()):
-        totals[block] = centred(dot, totals[block], offset, activation_sum)
+    if offsets is None:
+        return totals
+    start = activation_sum << T.int32(position) if position else activation_sum
+    for block, offset in enumerate(offsets):
+        totals[block] = centred(dot, totals[block], offset, start)
     return totals
 
 
@@ -103,7 +106,7 @@ def _sums_in_place(
     # What is looked up is a byte, wherever the code lay.
     place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
     positions = sorted(set(place), reverse=True)
-    totals = _start(args, dot, offsets, activation_sum << T.int32(positions[0]) if positions[0] else activation_sum)
+    totals = _start(args, dot, offsets, activation_sum, positions[0])
     for position, above in zip(positions, [positions[0], *positions], strict=False):
         steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
         if position != above:

@@ -11,7 +11,7 @@ from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import INPUT_MULTIPLE, PackedLayout
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, group_total, packed_x
+from bitwright.codegen.linear.int8_group import accumulate_chunk, finish_group, packed_x, start_group
 from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.row_blocks import for_row_blocks
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
@@ -89,8 +89,19 @@ def _results(
 
         accumulate_chunk(dot, totals, rows * terms, columns, operand, activation, unroll=False)
 
+    def offset_of(group: Any, block: int) -> Any:
+        if offsets is None:
+            return group_offset(None, layout, dot.bias, tile, group, block)
+        return load(offsets, [group, first_block + block, 0], lanes)
+
     with loop(layout.groups) as group:
-        totals = zero_registers(rows * terms * columns, vector("int32", lanes))
+        totals = Registers(rows * terms * columns, vector("int32", lanes))
+        for row in range(rows):
+            for block in range(columns):
+                activation_sum = args["sum"][first_row + row, group]
+                starts = start_group(dot, terms, layout.group, offset_of(group, block), activation_sum)
+                for term, start in enumerate(starts):
+                    totals[(row * terms + term) * columns + block] = start
         if chunks == 1:
             chunk_sums(totals, group)
         else:
@@ -99,12 +110,9 @@ def _results(
         for row in range(rows):
             for block in range(columns):
                 index = row * columns + block
-                if offsets is None:
-                    offset = group_offset(None, layout, dot.bias, tile, group, block)
-                else:
-                    offset = load(offsets, [group, first_block + block, 0], lanes)
                 sums = [totals[(row * terms + term) * columns + block] for term in range(terms)]
-                total = group_total(dot, sums, offset, args["sum"][first_row + row, group], layout.group)
+                activation_sum = args["sum"][first_row + row, group]
+                total = finish_group(dot, sums, layout.group, offset_of(group, block), activation_sum)
                 x_scale = splat(args["scale"][first_row + row, group], lanes)
                 scale = load(scales, [group, first_block + block, 0], lanes) * x_scale
                 results[index] = results[index] + total * scale

@@ -36,6 +36,12 @@ class QuantizedRows:
     def name(self) -> str:
         return f"a{8 * self.terms}g{self.group}"
 
+    @classmethod
+    def parse(cls, name: str) -> QuantizedRows:
+        """The inverse of ``name``."""
+        bits, group = name.removeprefix("a").split("g")
+        return cls(int(group), 1 if bits == "8" else 2)
+
     def tensors(self, rows: int, width: int) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
         """x8, the scale of each group, and the sum of each group's integers."""
         grouped = (rows, self.groups(width))

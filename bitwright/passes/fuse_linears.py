@@ -120,7 +120,7 @@ def _stack(parameters: dict[str, Parameter], names: Sequence[str]) -> None:
         return np.concatenate([p.load() for p in parts])
 
     shape = (rows, *parts[0].shape[1:])
-    parameters[_joined(names)] = Parameter(_joined(names), shape, parts[0].dtype, load)
+    parameters[_joined(names)] = Parameter(_joined(names), shape, parts[0].dtype, load, tuple(names))
 
 
 def _emit_fused(rewriter: Any, value: Any, group: _Group, parameters: Mapping[str, Parameter]) -> Any:

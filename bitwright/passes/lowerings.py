@@ -21,6 +21,7 @@ from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear import AnyLinear, build_linear, linear_spec, linear_team_kernel
+from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.norm import NormSpec, build_norm
 from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
@@ -44,6 +45,7 @@ class Lowering:
         threads: how many threads long work is divided among.
         kernels: spec to global variable, shared by the module's functions.
         teams: kernels that a team of threads can share, by the name of their function.
+        schedules: chooses the knobs of linear kernels.
     """
 
     rewriter: Any
@@ -52,6 +54,7 @@ class Lowering:
     threads: int
     kernels: dict[Any, Any]
     teams: dict[str, TeamKernel]
+    schedules: Schedules = default_schedule
 
     @property
     def rows(self) -> Any:
@@ -114,7 +117,7 @@ def _packed_linear(at: Lowering) -> Any:
     spec = _matrix(at, bias=bool(at.attribute("has_bias")))
     name = f"{spec.name}{'_decode' if at.rows else ''}"
     build = linear_team_kernel if at.rows else build_linear
-    return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name)), at.call.args)
+    return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name, schedules=at.schedules)), at.call.args)
 
 
 def _packed_embedding(at: Lowering) -> Any:

@@ -24,8 +24,8 @@ from bitwright.codegen.packing import pack, pack_float
 from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.errors import BitwrightError
 from bitwright.passes.base import functions, rewrite
-from bitwright.passes.quantizers.by_kind import quantize
 from bitwright.passes.quantizers.matrix import Quantizer
+from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.program import Parameter, Program
 from bitwright.runs import parse_weights
 
@@ -36,11 +36,11 @@ class Quantize:
 
     Attributes:
         isa: decides the lanes of the packed layout.
-        quantizer: turns a float matrix, or a run of its rows, into codes.
+        quantizer_of: what turns a parameter, a float matrix, or a run of its rows, into codes.
     """
 
     isa: Isa
-    quantizer: Quantizer = quantize
+    quantizer_of: Callable[[Parameter], Quantizer] = SiteQuantizers()  # noqa: RUF009 - a frozen value
     name: str = "quantize"
 
     def __call__(self, program: Program) -> Program:
@@ -51,7 +51,7 @@ class Quantize:
             key = (source.name, "+".join(f"{part.scheme.weight}:{part.outputs}" for part in parts))
             if key not in packed:
                 layouts = tuple(part.layout(self.isa) for part in parts)
-                packed[key] = _PackedMatrix(source, layouts, self.quantizer)
+                packed[key] = _PackedMatrix(source, layouts, self.quantizer_of(source))
                 for parameter in packed[key].parameters():
                     parameters[parameter.name] = parameter
             return [rewriter.parameter(p.name, p.shape, p.dtype) for p in packed[key].parameters()]

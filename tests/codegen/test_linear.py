@@ -19,7 +19,7 @@ UNIFORM = [
     for group, activation in (("g32", "a8"), ("g64z", "a8"), ("row", "a8"), ("g32z", "a16"), ("g128", "a16"))
 ]
 FLOAT = ["f16", "f32"]
-CODEBOOK = ["c2g32a8", "c3g64a8", "c4rowa8", "c5g32a8", "c6g128a8", "c3rowa16", "c5g32a16", "c6g64a16"]
+CODEBOOK = ["c3g64a8", "c4rowa8", "c5g32a8", "c6g128a8", "c6g64a16"]
 PORTABLE = ["u2g32a8", "u3g64za8", "u4rowa8", "u5g32za8", "u6g128a8", "u8g32za8", "u3g32za16", "u8rowa16", *FLOAT]
 
 

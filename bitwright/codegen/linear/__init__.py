@@ -33,7 +33,7 @@ from typing import Any
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.legality import require_legal, why_illegal
-from bitwright.codegen.linear.schedule import LinearSchedule, default_schedule
+from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
 from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments, linear_spec
 from bitwright.codegen.team import TeamKernel, standalone
 
@@ -53,27 +53,27 @@ __all__ = [
 
 
 def build_linear(
-    spec: AnyLinear, isa: Isa, name: str = "linear", threads: int = 2, schedule: LinearSchedule | None = None
+    spec: AnyLinear, isa: Isa, name: str = "linear", threads: int = 2, schedules: Schedules = default_schedule
 ) -> Any:
     """The PrimFunc that computes ``spec`` with ``isa``; its arguments are ``linear_arguments(spec, isa)``.
 
     Args:
         threads: what the work of one token is divided among; any number of tokens are divided at run time.
-        schedule: knobs; None: each part's ``default_schedule``.
+        schedules: chooses the knobs of each part.
 
     Raises:
         UnsupportedError: there is no such kernel; the error says why.
     """
     if spec.rows == 1:
-        return standalone(linear_team_kernel(spec, isa, name, schedule), threads)
+        return standalone(linear_team_kernel(spec, isa, name, schedules), threads)
     require_legal(spec, isa)
     from bitwright.codegen.linear.kernel import prefill_kernel
 
-    return prefill_kernel(spec, isa, name, schedule)
+    return prefill_kernel(spec, isa, name, schedules)
 
 
 def linear_team_kernel(
-    spec: AnyLinear, isa: Isa, name: str = "linear", schedule: LinearSchedule | None = None
+    spec: AnyLinear, isa: Isa, name: str = "linear", schedules: Schedules = default_schedule
 ) -> TeamKernel:
     """The kernel of a spec for one token, whose tiles a team of threads shares.
 
@@ -83,4 +83,4 @@ def linear_team_kernel(
     require_legal(spec, isa)
     from bitwright.codegen.linear.kernel import team_kernel
 
-    return team_kernel(spec, isa, name, schedule)
+    return team_kernel(spec, isa, name, schedules)

@@ -12,7 +12,7 @@ from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import Dot, dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, finish_group, fits_int32, packed_x
-from bitwright.codegen.linear.lookup import looked_up
+from bitwright.codegen.linear.lookup import looked_up, wraps
 from bitwright.codegen.linear.unpack import (
     field_codes,
     field_position,
@@ -116,8 +116,8 @@ def _sums_in_place(
                 k = (first_unit + unit) * layout.unit + 4 * step
                 x4 = [packed_x(args["x8"], 0, k + term * layout.inputs) for term in range(args.terms)]
                 for block in range(layout.blocks):
-                    codes = field_codes(args["codes"], layout, tile, first_unit + unit, block, step, position)
-                    operand = prepared(codes)
+                    place_of = (tile, first_unit + unit, block, step, position)
+                    operand = prepared(field_codes(args["codes"], layout, *place_of, any_above=wraps(args)))
                     for term in range(args.terms):
                         index = term * layout.blocks + block
                         chain[index] = dot.step(chain[index], operand, x4[term])

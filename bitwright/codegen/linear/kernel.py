@@ -13,17 +13,17 @@ from bitwright.codegen.linear.arguments import Arguments, declare, of_parts
 from bitwright.codegen.linear.decode import decode_float, decode_packed
 from bitwright.codegen.linear.prefill import prefill_packed
 from bitwright.codegen.linear.prefill_float import prefill_float
-from bitwright.codegen.linear.schedule import LinearSchedule
+from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.linear.spec import AnyLinear, linear_arguments
 from bitwright.codegen.team import Phase, TeamKernel
 
 TileBody = Callable[[Any], None]
 
 
-def prefill_kernel(spec: AnyLinear, isa: Isa, name: str, schedule: LinearSchedule | None = None) -> Any:
+def prefill_kernel(spec: AnyLinear, isa: Isa, name: str, schedules: Schedules = default_schedule) -> Any:
     """The PrimFunc for any number of tokens: one parallel loop over the tiles of all parts."""
     with kernel(name) as function:
-        parts = declare(function, spec, isa, schedule)
+        parts = declare(function, spec, isa, schedules)
         with loop(sum(args.layout.tiles for args in parts), "parallel") as tile:
             _dispatch(parts, tile)
     return function.func
@@ -43,11 +43,11 @@ def _dispatch(parts: Sequence[Arguments], tile: Any) -> None:
             _dispatch(others, tile - first.layout.tiles)
 
 
-def team_kernel(spec: AnyLinear, isa: Isa, name: str, schedule: LinearSchedule | None = None) -> TeamKernel:
+def team_kernel(spec: AnyLinear, isa: Isa, name: str, schedules: Schedules = default_schedule) -> TeamKernel:
     """One token: the threads share the bytes of all parts, each reading one run of tiles of every part it reaches."""
 
     def emit(buffers: Mapping[str, Any], thread: Any, threads: Any) -> None:
-        parts = of_parts(spec, isa, 1, buffers, schedule)
+        parts = of_parts(spec, isa, 1, buffers, schedules)
         total = sum(args.layout.storage_bytes for args in parts)
         before = 0
         for args in parts:

@@ -5,6 +5,7 @@ Defaults are what measured best over shapes and widths on a Zen 5 (see docs/resu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitwright.codegen.isa import Isa
@@ -12,9 +13,9 @@ from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.spec import LinearSpec
 from bitwright.errors import UsageError
 
-_PREFETCH = (0, 2048, 4096, 8192, 16384)
-_CHAIN = (2, 4, 8)
-_SPAN = (32, 64, 128)
+_PREFETCH = (0, 512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
+_CHAIN = (1, 2, 3, 4, 6, 8, 16)
+_SPAN = (32, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class LinearSchedule:
         return next(n for n in range(min(self.span, group), 0, -INPUT_MULTIPLE) if group % n == 0)
 
 
+Schedules = Callable[[LinearSpec, Isa], LinearSchedule]
+"""Chooses the knobs of a kernel: ``default_schedule``, or what tuning found."""
+
+
 def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
     """Good knobs for any shape: hardware prefetchers stop at pages, which narrow codes feel and bytes do not."""
     if spec.rows is None or spec.scheme.weight.is_float:
@@ -64,3 +69,8 @@ def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
 def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     """Values of each knob that changes the prefill kernel of ``spec``: none yet."""
     return {}
+
+
+def fixed(schedule: LinearSchedule) -> Schedules:
+    """The same knobs for every kernel."""
+    return lambda _spec, _isa: schedule

@@ -22,27 +22,41 @@ def field_position(layout: PackedLayout, step: int) -> int:
     return first.source - first.position
 
 
-def field_codes(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: int, step: int, position: int) -> Any:
-    """Codes of a step at bit ``position`` of their bytes, all other bits zero: code * 2**position."""
+def field_codes(
+    codes: Any,
+    layout: PackedLayout,
+    tile: Any,
+    unit: Any,
+    block: int,
+    step: int,
+    position: int,
+    *,
+    any_above: bool = False,
+) -> Any:
+    """Codes of a step at bit ``position`` of their bytes, all other bits zero: code * 2**position.
+
+    Args:
+        any_above: bits above the code may be anything, which saves clearing them.
+    """
     result = None
     for piece in layout.fields[step]:
         line = load(codes, [tile, unit, block, piece.line, 0], 4 * layout.lanes)
-        bits = _moved(line, piece.source, piece.width, piece.position + position, layout.lanes)
+        free = any_above and result is None
+        width = 8 - piece.position - position if free else piece.width
+        bits = _moved(line, piece.source, width, piece.position + position, layout.lanes)
         result = bits if result is None else result | bits
     return result
 
 
 def _moved(line: Any, source: int, width: int, target: int, lanes: int) -> Any:
     """Bits ``source`` ... of every byte, at ``target`` ...; the mask drops what shifts carry across bytes."""
-    if width == 8:
-        return line
     shift = source - target
     if shift:
         words = T.reinterpret(line, dtype=vector("uint32", lanes))
         amount = splat(T.uint32(abs(shift)), lanes)
         words = words >> amount if shift > 0 else words << amount
         line = T.reinterpret(words, dtype=vector("uint8", 4 * lanes))
-    return line & splat(T.uint8(((1 << width) - 1) << target), 4 * lanes)
+    return line if width == 8 else line & splat(T.uint8(((1 << width) - 1) << target), 4 * lanes)
 
 
 def widen_half(value: Any, isa: Isa, lanes: int) -> Any:

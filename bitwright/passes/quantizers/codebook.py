@@ -30,6 +30,8 @@ ROUNDS = 4
 """Searches for a table. On normally distributed weights four more would lower E by less than two percent."""
 
 _BINS = 2 * (HIGHEST + 1 - LOWEST) + 1
+BIN_MIDDLES = ((np.arange(_BINS) + 0.5) / 2 + LOWEST).astype(np.float32)
+"""Every bin has one nearest value of any table: thresholds between integers are multiples of 1/2."""
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -91,7 +93,7 @@ class _Matrix:
         mass, moment = np.zeros(_BINS), np.zeros(_BINS)
         for rows, u in self.normalised(scales):
             weight = self.importance * np.square(scales[rows].astype(np.float32))[:, :, None]
-            bins = _bins(u).ravel()
+            bins = bins_of(u).ravel()
             mass += np.bincount(bins, weight.ravel(), _BINS)
             moment += np.bincount(bins, (weight * u).ravel(), _BINS)
         return mass, moment
@@ -112,7 +114,7 @@ class _Matrix:
         return np.concatenate(found)
 
 
-def _bins(u: Floats) -> npt.NDArray[np.int64]:
+def bins_of(u: Floats) -> npt.NDArray[np.int64]:
     """Bin i holds (i / 2 + LOWEST) <= u < ((i + 1) / 2 + LOWEST); what lies outside is put into the ends."""
     bins: npt.NDArray[np.int64] = np.clip(np.floor(2 * u) - 2 * LOWEST, 0, _BINS - 1).astype(np.int64)
     return bins
@@ -120,10 +122,9 @@ def _bins(u: Floats) -> npt.NDArray[np.int64]:
 
 def codes_of(u: Floats, values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """The number of the nearest of the ascending ``values``."""
-    middles = (np.arange(_BINS) + 0.5) / 2 + LOWEST
     thresholds = (values[1:].astype(np.float64) + values[:-1]) / 2
-    nearest = np.searchsorted(thresholds, middles).astype(np.uint8)
-    codes: npt.NDArray[np.uint8] = nearest[_bins(u)]
+    nearest = np.searchsorted(thresholds, BIN_MIDDLES).astype(np.uint8)
+    codes: npt.NDArray[np.uint8] = nearest[bins_of(u)]
     return codes
 
 

@@ -10,6 +10,8 @@ scale; ties round to even.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -47,6 +49,12 @@ def half(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
             remedy="store this matrix as f16 or f32",
         )
     return scales.astype(np.float16)
+
+
+def nearest_half(scales: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float16]:
+    """Searched scales in half precision; those out of its range become its ends, and lose against other candidates."""
+    result: npt.NDArray[np.float16] = np.clip(scales, -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
+    return result
 
 
 def divide(values: npt.NDArray[np.float32], scales: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:

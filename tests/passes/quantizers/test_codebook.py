@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bitwright.errors import UnsupportedError
 from bitwright.passes.quantizers import codebook
-from bitwright.passes.quantizers.by_kind import quantize
 from bitwright.passes.quantizers.codebook import best_codebook, best_values, codes_of
+from bitwright.passes.quantizers.methods import quantize
 from bitwright.passes.quantizers.rtn import round_to_nearest
 from bitwright.scheme import CODEBOOK_BITS, WeightScheme
 
@@ -115,5 +115,5 @@ def test_weights_too_large_for_a_half_precision_scale_are_refused() -> None:
 
 def test_each_kind_has_its_quantizer() -> None:
     weights = weights_of(5)
-    assert quantize(weights, WeightScheme("codebook", 3, 32)).codebook is not None
-    assert quantize(weights, WeightScheme("uniform", 3, 32)).codebook is None
+    assert quantize("rtn", weights, WeightScheme("codebook", 3, 32), None).codebook is not None
+    assert quantize("rtn", weights, WeightScheme("uniform", 3, 32), None).codebook is None

@@ -7,27 +7,13 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import Registers, load, loop, splat, store, vector, zero_registers
-from bitwright.codegen.isa import Isa
-from bitwright.codegen.layout import INPUT_MULTIPLE, PackedLayout
+from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, finish_group, packed_x, start_group
 from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.row_blocks import for_row_blocks
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
-
-
-def _block(isa: Isa, layout: PackedLayout, terms: int) -> tuple[int, int]:
-    """Rows and vectors of outputs of a register block; measured on Zen 4 for the AVX2 path."""
-    if isa.dot == "maddubs":
-        # Each activation is a broadcast load, which costs no arithmetic; wider codes need registers for shorter chains.
-        return (10 if layout.weight.operand_bits <= 4 else 8) // terms, 1
-    if isa.registers > 16:
-        columns = min(layout.blocks, 4)
-        return (12 if terms == 1 else 8) // columns, columns
-    if terms == 2:
-        return 4, 1
-    return (2, 3) if layout.blocks == 3 else (4, 2)
 
 
 def prefill_packed(args: Arguments, tile: Any) -> None:
@@ -52,14 +38,14 @@ def prefill_packed(args: Arguments, tile: Any) -> None:
                 offset = group_offset(args.zeros, layout, dot.bias, tile, group, block)
                 store(offsets, offset, [group, block, 0], lanes)
 
-    block_rows, columns = _block(isa, layout, args.terms)
+    columns = args.schedule.columns
 
     def micro(first_row: Any, rows: int) -> None:
         for first_block in range(0, layout.blocks, columns):
             width = min(columns, layout.blocks - first_block)
             _results(args, tile, first_row, rows, first_block, width, operands, scales, offsets)
 
-    for_row_blocks(T.int64(0), args.tokens, block_rows, micro)
+    for_row_blocks(T.int64(0), args.tokens, args.schedule.rows, micro)
 
 
 def _results(

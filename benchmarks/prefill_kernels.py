@@ -21,7 +21,7 @@ from bitwright.autotune.timing import aligned, median_seconds
 from bitwright.codegen.isa import select_isa
 from bitwright.codegen.linear import LinearSpec, build_linear, linear_arguments
 from bitwright.codegen.linear.spec import TOKENS
-from bitwright.errors import BitwrightError
+from bitwright.errors import BitwrightError, UsageError
 from bitwright.scheme import LinearScheme
 from bitwright.target import Target
 
@@ -103,16 +103,29 @@ def print_table(rows: Sequence[Row], title: str) -> None:
     Console(width=160).print(table)
 
 
-def _shape(text: str) -> tuple[int, int]:
-    outputs, inputs = text.split("x")
-    return int(outputs), int(inputs)
+def _shapes(text: str) -> list[tuple[int, int]]:
+    pairs = (item.split("x") for item in text.split(","))
+    return [(int(outputs), int(inputs)) for outputs, inputs in pairs]
+
+
+def _counts(text: str) -> list[int]:
+    return [int(item) for item in text.split(",")]
+
+
+def _schemes(text: str) -> list[LinearScheme]:
+    schemes = [LinearScheme.parse(name) for name in text.split(",")]
+    if floats := [str(scheme) for scheme in schemes if not scheme.terms]:
+        raise UsageError(
+            f"{floats[0]} makes no byte dot products", limit="schemes of packed weights", remedy="use u8g32a8"
+        )
+    return schemes
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="benchmarks.prefill_kernels", description=__doc__.splitlines()[0])
     top.add_argument("--schemes", default=SCHEMES, help=f"linear schemes of packed weights (default: {SCHEMES})")
-    top.add_argument("--shapes", default="1536x576,576x1536", metavar="OUTPUTSxINPUTS,...")
-    top.add_argument("--tokens", default="2,8,16,64,512", metavar="M,...")
+    top.add_argument("--shapes", type=_shapes, default="1536x576,576x1536", metavar="OUTPUTSxINPUTS,...")
+    top.add_argument("--tokens", type=_counts, default="2,8,16,64,512", metavar="M,...")
     top.add_argument("--threads", type=int, default=1, help="of the kernels and of the peak")
     top.add_argument("--target", default="native", help="as for `bitwright compile`")
     top.add_argument("--seconds", type=float, default=0.1, help="spent on each figure")
@@ -127,10 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tvm.get_global_func("runtime.config_threadpool")(1, options.threads)
     try:
         target = Target.parse(options.target)
-        schemes = [LinearScheme.parse(name) for name in options.schemes.split(",")]
-        shapes = [_shape(text) for text in options.shapes.split(",")]
-        tokens = [int(count) for count in options.tokens.split(",")]
-        rows = list(run_prefill(shapes, schemes, tokens, options.threads, target, options.seconds))
+        schemes = _schemes(options.schemes)
+        work = (options.shapes, schemes, options.tokens, options.threads, target, options.seconds)
+        rows = list(run_prefill(*work))
     except BitwrightError as error:
         print(error, file=sys.stderr)
         return error.exit_code

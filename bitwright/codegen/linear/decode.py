@@ -11,7 +11,7 @@ from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, ve
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import Dot, dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, group_total, packed_x
+from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, finish_group, fits_int32, packed_x
 from bitwright.codegen.linear.lookup import looked_up, wraps
 from bitwright.codegen.linear.unpack import (
     field_codes,
@@ -38,7 +38,7 @@ def decode_packed(args: Arguments, tile: Any) -> None:
 
     with loop(layout.groups) as group:
         offsets = [group_offset(args.zeros, layout, dot.bias, tile, group, block) for block in range(layout.blocks)]
-        starts = offsets if terms == 1 else None  # two terms are combined before they are centred
+        starts = offsets if fits_int32(dot, terms, layout.group) else None
         activation_sum = args["sum"][0, group]
         prefetch_codes(args, tile, group)
         if spans == 1:
@@ -50,11 +50,8 @@ def decode_packed(args: Arguments, tile: Any) -> None:
                 for sum_index in range(len(totals)):
                     totals[sum_index] = totals[sum_index] + part[sum_index]
         for block in range(layout.blocks):
-            if terms == 1:
-                total = T.cast(totals[block], vector("float32", lanes))
-            else:
-                sums_of_terms = [totals[term * layout.blocks + block] for term in range(terms)]
-                total = group_total(dot, sums_of_terms, offsets[block], activation_sum, layout.group)
+            sums_of_terms = [totals[term * layout.blocks + block] for term in range(terms)]
+            total = finish_group(dot, sums_of_terms, layout.group, offsets[block], activation_sum)
             scale = group_scale(args["scales"], args.isa, tile, group, block) * splat(args["scale"][0, group], lanes)
             results[block] = results[block] + total * scale
     for block in range(layout.blocks):
@@ -75,11 +72,15 @@ def prefetch_codes(args: Arguments, tile: Any, group: Any) -> None:
         prefetch(args["codes"][tile, group * units + unit, T.int64(block), T.int64(inner), T.int64(0)])
 
 
-def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any) -> Registers:
-    """int32 sums of each term and block, term by term: zero, or offset * sum of activations."""
+def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:
+    """int32 sums of each term and block, term by term: zero, and for the last term offset * sum * 2**position."""
     totals = zero_registers(args.terms * args.layout.blocks, vector("int32", args.layout.lanes))
-    for block, offset in enumerate(offsets or ()):
-        totals[block] = centred(dot, totals[block], offset, activation_sum)
+    if offsets is None:
+        return totals
+    start = activation_sum << T.int32(position) if position else activation_sum
+    last = (args.terms - 1) * args.layout.blocks
+    for block, offset in enumerate(offsets):
+        totals[last + block] = centred(dot, totals[last + block], offset, start)
     return totals
 
 
@@ -103,7 +104,7 @@ def _sums_in_place(
     # What is looked up is a byte, wherever the code lay.
     place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
     positions = sorted(set(place), reverse=True)
-    totals = _start(args, dot, offsets, activation_sum << T.int32(positions[0]) if positions[0] else activation_sum)
+    totals = _start(args, dot, offsets, activation_sum, positions[0])
     for position, above in zip(positions, [positions[0], *positions], strict=False):
         steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
         if position != above:

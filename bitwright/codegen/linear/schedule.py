@@ -29,7 +29,7 @@ class LinearSchedule:
 
     prefetch: int = 0
     chain: int = 4
-    span: int = 64
+    span: int = 32
 
     def __post_init__(self) -> None:
         if self.prefetch < 0 or self.prefetch % 64 or self.chain < 1 or self.span % INPUT_MULTIPLE or self.span < 1:
@@ -44,21 +44,25 @@ class LinearSchedule:
 
 
 def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
-    """Good knobs for any shape: hardware prefetchers stop at pages, which narrow codes feel and bytes do not."""
+    """Good knobs for any shape: hardware prefetchers stop at pages, which narrow codes feel more than bytes do."""
     if spec.rows is None or spec.scheme.weight.is_float:
         return LinearSchedule()
-    return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 0)
+    return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 4096)
 
 
 def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     """Values of each knob that changes the decode kernel of ``spec``."""
     if spec.scheme.weight.is_float:
         return {}
-    if spec.scheme.activation.bits != 8 or isa.dot == "maddubs":
+    if spec.scheme.activation.bits != 8:
         return {"prefetch": _PREFETCH}
     group = spec.layout(isa).group
     spans = tuple(span for span in _SPAN if group % span == 0)
-    return {"prefetch": _PREFETCH, "chain": _CHAIN, **({"span": spans} if len(spans) > 1 else {})}
+    return {
+        "prefetch": _PREFETCH,
+        **({} if isa.dot == "maddubs" else {"chain": _CHAIN}),
+        **({"span": spans} if len(spans) > 1 else {}),
+    }
 
 
 def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:

@@ -22,8 +22,8 @@ from bitwright.codegen.linear.unpack import (
     widen_half,
 )
 
-MAX_PREFETCHED_GROUP = 128
-"""Inputs of a group up to which its prefetches are straight-line code."""
+LINE_BYTES = 64
+"""Of a cache line, which one prefetch asks for."""
 
 
 def decode_packed(args: Arguments, tile: Any) -> None:
@@ -40,13 +40,16 @@ def decode_packed(args: Arguments, tile: Any) -> None:
         offsets = [group_offset(args.zeros, layout, dot.bias, tile, group, block) for block in range(layout.blocks)]
         starts = offsets if fits_int32(dot, terms, layout.group) else None
         activation_sum = args["sum"][0, group]
-        prefetch_codes(args, tile, group)
+        prefetch_scales(args, tile, group)
         if spans == 1:
+            prefetch_codes(args, tile, group * units, units)
             totals = sums(args, dot, prepared, tile, group * units, units, starts, activation_sum)
         else:
             totals = _start(args, dot, starts, activation_sum)
             with loop(spans) as index:
-                part = sums(args, dot, prepared, tile, (group * spans + index) * units, units, None, None)
+                first_unit = (group * spans + index) * units
+                prefetch_codes(args, tile, first_unit, units)
+                part = sums(args, dot, prepared, tile, first_unit, units, None, None)
                 for sum_index in range(len(totals)):
                     totals[sum_index] = totals[sum_index] + part[sum_index]
         for block in range(layout.blocks):
@@ -58,18 +61,30 @@ def decode_packed(args: Arguments, tile: Any) -> None:
         args.write(0, tile, block, results[block])
 
 
-def prefetch_codes(args: Arguments, tile: Any, group: Any) -> None:
-    """Ask for as many lines of codes as a group has, the schedule's distance ahead in the stream."""
+def prefetch_codes(args: Arguments, tile: Any, first_unit: Any, units: int) -> None:
+    """Ask for as many lines of codes as a span has, the schedule's distance ahead in the stream."""
     layout, distance = args.layout, args.schedule.prefetch
-    if not distance or layout.group > MAX_PREFETCHED_GROUP:
+    if not distance:
         return
-    units = layout.group // layout.unit
     per_unit = layout.blocks * layout.lines
-    for line in range(units * per_unit):
-        ahead = line + distance // (4 * layout.lanes)
-        unit, rest = divmod(ahead, per_unit)
+    for line in range(0, units * per_unit, LINE_BYTES // (4 * layout.lanes)):
+        unit, rest = divmod(line + distance // (4 * layout.lanes), per_unit)
         block, inner = divmod(rest, layout.lines)
-        prefetch(args["codes"][tile, group * units + unit, T.int64(block), T.int64(inner), T.int64(0)])
+        prefetch(args["codes"][tile, first_unit + unit, T.int64(block), T.int64(inner), T.int64(0)])
+
+
+def prefetch_scales(args: Arguments, tile: Any, group: Any) -> None:
+    """Ask for the scales and zero points of the group whose codes lie the schedule's distance ahead."""
+    layout, distance = args.layout, args.schedule.prefetch
+    if not distance:
+        return
+    ahead = -(-distance // (layout.group * layout.weight.bits // 8 * layout.rows))
+    for tensor in layout.tensors:
+        if tensor.name in ("scales", "zeros"):
+            per_line = LINE_BYTES * layout.rows // (tensor.nbytes // (layout.tiles * layout.groups))
+            for row in range(0, layout.rows, per_line):
+                block, lane = divmod(row, layout.lanes)
+                prefetch(args[tensor.name][tile, group + ahead, T.int64(block), T.int64(lane)])
 
 
 def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:

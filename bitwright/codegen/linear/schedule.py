@@ -35,7 +35,7 @@ class LinearSchedule:
 
     prefetch: int = 0
     chain: int = 4
-    span: int = 64
+    span: int = 32
     rows: int = 3
     columns: int = 4
     depth: int = 512
@@ -64,13 +64,13 @@ Schedules = Callable[[LinearSpec, Isa], LinearSchedule]
 
 
 def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
-    """Good knobs for any shape: hardware prefetchers stop at pages, which narrow codes feel and bytes do not."""
+    """Good knobs for any shape: hardware prefetchers stop at pages, which narrow codes feel more than bytes do."""
     if spec.scheme.weight.is_float:
         return LinearSchedule()
     if spec.rows is None:
         rows, columns = _register_block(spec, isa)
         return LinearSchedule(rows=rows, columns=columns)
-    return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 0)
+    return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 4096)
 
 
 def _register_block(spec: LinearSpec, isa: Isa) -> tuple[int, int]:
@@ -91,11 +91,13 @@ def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     """Values of each knob that changes the decode kernel of ``spec``."""
     if spec.scheme.weight.is_float:
         return {}
-    if isa.dot == "maddubs":
-        return {"prefetch": _PREFETCH}
     group = spec.layout(isa).group
     spans = tuple(span for span in _SPAN if group % span == 0)
-    return {"prefetch": _PREFETCH, "chain": _CHAIN, **({"span": spans} if len(spans) > 1 else {})}
+    return {
+        "prefetch": _PREFETCH,
+        **({} if isa.dot == "maddubs" else {"chain": _CHAIN}),
+        **({"span": spans} if len(spans) > 1 else {}),
+    }
 
 
 def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:

@@ -15,11 +15,12 @@ import numpy as np
 
 from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import StepProgram
-from bitwright.codegen.step.schedule import Schedule, schedule
+from bitwright.codegen.step.schedule import Schedule, Task, schedule
 from bitwright.errors import UsageError
-from bitwright.options import Options
+from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
 from bitwright.program import CACHE_BLOCK, Parameter, Program
+from bitwright.runs import MixedScheme
 from bitwright.scheme import CacheScheme
 from bitwright.target import Target
 from bitwright.traffic import operation_bytes, weight_bytes_per_token
@@ -82,6 +83,8 @@ def write(
             token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
+            macs_per_token=program.prefill_macs[0],
+            macs_per_chunk=program.prefill_macs[1],
             step=None
             if step is None or plan_of_step is None
             else step_record(program, plan, step.program, plan_of_step),
@@ -99,7 +102,7 @@ def write(
         tokenizer_json=imported.tokenizer_json,
         chat_template=imported.chat_template,
         generation=imported.generation or None,
-        report=_report(imported, program, plan, target),
+        report=_report(imported, program, plan, target, options.quantizer),
         scheme=_summary(plan),
         digests=digests,
         overwrite=options.overwrite,
@@ -120,10 +123,15 @@ def step_record(program: Program, plan: Plan, step: StepProgram, schedule: Sched
         barrier_words=WORDS,
         barriers=schedule.barriers,
         tasks=tuple(
-            (step.operations[task.operation].name, *(read[task.operation] if task.phase == 0 else (0, 0)))
-            for task in schedule.tasks
+            (_task_name(step, task), *(read[task.operation] if task.phase == 0 else (0, 0))) for task in schedule.tasks
         ),
     )
+
+
+def _task_name(step: StepProgram, task: Task) -> str:
+    """The kernel's name, and which of its phases if there are several."""
+    operation = step.operations[task.operation]
+    return operation.name if len(operation.workers) == 1 else f"{operation.name}.{task.phase}"
 
 
 @dataclass(frozen=True)
@@ -212,22 +220,24 @@ def _state(program: Program, plan: Plan) -> Iterator[tuple[str, tuple[int, ...],
 
 
 def _summary(plan: Plan) -> dict[str, str]:
-    """The schemes in use, by kind of site, with how many sites have each."""
+    """The schemes in use, by kind of site, with how many sites have each; runs of rows are named without their rows."""
     counts: dict[str, dict[str, int]] = {}
     for site, scheme in plan.schemes.items():
         kind = "cache" if isinstance(scheme, CacheScheme) else "table" if site.startswith("table") else "linear"
-        counts.setdefault(kind, {}).setdefault(scheme.name, 0)
-        counts[kind][scheme.name] += 1
+        name = "+".join(str(run.scheme) for run in scheme.runs) if isinstance(scheme, MixedScheme) else scheme.name
+        counts.setdefault(kind, {}).setdefault(name, 0)
+        counts[kind][name] += 1
     return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
 
 
-def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target) -> str:
+def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target, quantizer: QuantizerName) -> str:
     total = sum(parameter.nbytes for parameter in program.parameters.values())
     lines = [
         f"# {imported.name}",
         "",
         f"Compiled for {target.name} ({target.cpu or 'any CPU'} of {target.triple}, fingerprint {target.fingerprint}).",
         f"Context {min(program.capacity, imported.context)} tokens. Weights {total:,} bytes as stored.",
+        f"Quantized by {quantizer}.",
         "",
         _decode_line(program),
         "",

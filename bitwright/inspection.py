@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.options import Options
-from bitwright.scheme import BITS, GROUPS, LinearScheme, WeightScheme
+from bitwright.scheme import LinearScheme, WeightScheme
 from bitwright.site import Site
 from bitwright.target import Target
 
@@ -33,16 +33,21 @@ class SiteReport:
 
     @property
     def summary(self) -> str:
-        """The schemes in short: widths, then groups, then floats; ``u2/3/4 in g32 g64 row, f16, f32``."""
-        uniform = [WeightScheme.parse(name) for name in self.schemes if name.startswith("u")]
-        groups = sorted({w.group for w in uniform}, key=lambda group: group or MANY)
-        widths = sorted({w.bits for w in uniform})
-        regular = len(uniform) == len(groups) * len(widths)
-        others = [name for name in self.schemes if not name.startswith("u")]
-        if not uniform or not regular:
-            return ", ".join(self.schemes)
-        text = f"u{'/'.join(map(str, widths))} in {' '.join(f'g{g}' if g else 'row' for g in groups)}"
-        return ", ".join([text, *others])
+        """The schemes in short: widths, then groups, then floats; ``u2/3/4 in g32 g64 row, c3/4 in g32, f16, f32``."""
+        kinds = {letter: [name for name in self.schemes if name.startswith(letter)] for letter in "uc"}
+        others = [name for name in self.schemes if name[0] not in kinds]
+        packed = [text for letter, names in kinds.items() if names for text in _in_short(letter, names)]
+        return ", ".join([*packed, *others])
+
+
+def _in_short(letter: str, names: list[str]) -> list[str]:
+    """Widths and groups of one kind of scheme, if every width has every group; else the names."""
+    schemes = [WeightScheme.parse(name) for name in names]
+    groups = sorted({w.group for w in schemes}, key=lambda group: group or MANY)
+    widths = sorted({w.bits for w in schemes})
+    if len(schemes) != len(groups) * len(widths):
+        return names
+    return [f"{letter}{'/'.join(map(str, widths))} in {' '.join(f'g{g}' if g else 'row' for g in groups)}"]
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,10 @@ def inspect_model(
 
 def _totals(matrices: list[Site], isa: Any) -> dict[str, int]:
     from bitwright.codegen.layout import packed_layout
-    from bitwright.passes.legality import reason
+    from bitwright.passes.legality import reason, weight_schemes
 
     totals = {}
-    uniform = [WeightScheme("uniform", bits, group) for bits in BITS for group in (*GROUPS, 0)]
-    for weight in (*uniform, WeightScheme("float", 16), WeightScheme("float", 32)):
+    for weight in weight_schemes():
         if all(reason(site, LinearScheme(weight), isa) is None for site in matrices):
             totals[weight.name] = sum(packed_layout(*site.shape, weight, isa.lanes).storage_bytes for site in matrices)
     return totals

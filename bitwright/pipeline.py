@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
+from bitwright.calibration import calibrated
 from bitwright.errors import InputError, UsageError
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules
     from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
+    from bitwright.moments import Moments
     from bitwright.passes.base import Pass
     from bitwright.runtime.artifact import Artifact
 
@@ -36,8 +38,21 @@ def compile(
     return compile_model(model, Path(output), make_options(**options), progress=progress)
 
 
-def transformations(options: Options, plan: Plan, target: Target, schedules: Schedules | None = None) -> list[Pass]:
-    """The phases between finding the sites and code generation, in order; ``schedules`` choose kernels' knobs."""
+def transformations(
+    options: Options,
+    plan: Plan,
+    target: Target,
+    schedules: Schedules | None = None,
+    moments: Moments | None = None,
+    tell: Progress | None = None,
+) -> list[Pass]:
+    """The phases between finding the sites and code generation, in order.
+
+    Args:
+        schedules: choose kernels' knobs.
+        moments: what the options' quantizer calibrated on; they must stay readable until the weights are written.
+        tell: called with the name of each matrix as it is quantized.
+    """
     from bitwright.codegen.isa import select_isa
     from bitwright.codegen.linear import default_schedule
     from bitwright.passes.annotate import Annotate
@@ -49,6 +64,7 @@ def transformations(options: Options, plan: Plan, target: Target, schedules: Sch
     from bitwright.passes.lower import Lower
     from bitwright.passes.pack_arguments import PackArguments
     from bitwright.passes.quantize import Quantize
+    from bitwright.passes.quantizers.sites import SiteQuantizers
 
     isa = select_isa(target.features)
     return [
@@ -56,7 +72,7 @@ def transformations(options: Options, plan: Plan, target: Target, schedules: Sch
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
-        Quantize(isa),
+        Quantize(isa, SiteQuantizers(options.quantizer, moments, tell)),
         FuseQuantize(),
         Lower(isa, target.cores, schedules or default_schedule),
         FlattenDecode(target.cores, isa.lanes),
@@ -97,12 +113,20 @@ def compile_model(
     imported = load_model(model, tell, options.context)
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
-    for number, phase in enumerate(transformations(options, plan, target, schedules), start=3):
-        tell(phase.name)
-        program = phase(program)
-        _dump(options.dump_ir, number, phase.name, program)
-    digests = {"tuning": schedules.digest} if schedules.used else {}
-    return emission.write(imported, program, plan, target, options, output, tell, digests)
+    with calibrated(imported, options, tell) as moments:
+
+        def quantizing(matrix: str) -> None:
+            tell(f"quantize {matrix}")
+
+        phases = transformations(options, plan, target, schedules, moments, quantizing)
+        for number, phase in enumerate(phases, start=3):
+            tell(phase.name)
+            program = phase(program)
+            _dump(options.dump_ir, number, phase.name, program)
+        digests = {"tuning": schedules.digest} if schedules.used else {}
+        if moments is not None:
+            digests["calibration"] = moments.digest
+        return emission.write(imported, program, plan, target, options, output, tell, digests)
 
 
 def tuned_schedules(options: Options, target: Target) -> TunedSchedules:

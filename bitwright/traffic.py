@@ -20,9 +20,18 @@ def parameter_bytes(program: Program) -> dict[str, int]:
     rows = {name: program.parameters[name].shape[0] for name in program.rotary_tables if name in program.parameters}
     read = {}
     for name, parameter in program.parameters.items():
-        looked_up = rows.get(name) or tables.get(name) or tables.get(name.rpartition(".")[0]) or 1
-        read[name] = parameter.nbytes // looked_up
+        read[name] = parameter.nbytes // (rows.get(name) or _rows_looked_up(name, tables))
     return read
+
+
+def _rows_looked_up(name: str, tables: Mapping[str, int]) -> int:
+    """Rows of the table that a parameter is, or is a packed tensor of (``t.codes``; ``t.64.codes`` of a run); else 1.
+
+    The row that is read lies in one run only: dividing each run by all rows counts the average row.
+    """
+    matrix = name.rpartition(".")[0]
+    run = matrix.rpartition(".")
+    return tables.get(name) or tables.get(matrix) or (tables.get(run[0]) if run[2].isdigit() else None) or 1
 
 
 def weight_bytes_per_token(program: Program) -> int:
@@ -46,7 +55,7 @@ def operation_bytes(
 
     def weight(operand: Operand, looks_up: bool) -> int:
         name = names[operand.index]
-        return whole[name] // (tied.get(name) or tied.get(name.rpartition(".")[0]) or 1 if looks_up else 1)
+        return whole[name] // (_rows_looked_up(name, tied) if looks_up else 1)
 
     found = []
     for operation in operations:

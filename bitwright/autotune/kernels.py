@@ -25,8 +25,10 @@ from bitwright.autotune.step_kernel import StepKernel, of_function, of_team
 from bitwright.autotune.workload import Workload
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import TensorSpec
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.errors import UnsupportedError
-from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.runs import parse_weights
+from bitwright.scheme import CacheScheme
 
 WEIGHTS = frozenset({"codes", "scales", "zeros", "weights"})
 CACHES = frozenset({"k_cache", "v_cache"})
@@ -48,10 +50,10 @@ def decode_kernel(workload: Workload, isa: Isa) -> StepKernel:
 
 
 def _linear(work: Workload, isa: Isa) -> StepKernel:
-    from bitwright.codegen.linear import LinearSpec, linear_team_kernel
+    from bitwright.codegen.linear import linear_spec, linear_team_kernel
 
     outputs, inputs = work.shape
-    spec = LinearSpec(outputs, inputs, LinearScheme.parse(work.scheme), rows=1)
+    spec = linear_spec(parse_weights(work.scheme), outputs, inputs, rows=1)
     return of_team(linear_team_kernel(spec, isa, "linear"), work.threads, WEIGHTS)
 
 
@@ -98,27 +100,22 @@ def _rope(work: Workload, isa: Isa) -> StepKernel:
     return of_function(build_rope(spec), arguments, 1, zeroed=frozenset({"positions"}))
 
 
-def _results(work: Workload, width: int) -> tuple[tuple[TensorSpec, ...], int | None]:
-    """The results of a kernel that may quantize, and its group size as specs have it."""
+def _results(work: Workload, width: int) -> tuple[tuple[TensorSpec, ...], QuantizedRows | None]:
+    """The results of a kernel that may quantize, and how it does."""
     if not work.scheme:
         return (TensorSpec("y", "float32", (1, width)),), None
-    group = 0 if work.scheme == "row" else int(work.scheme.removeprefix("g"))
-    grouped = (1, width // (group or width))
-    return (
-        TensorSpec("x8", "int8", (1, width)),
-        TensorSpec("scale", "float32", grouped),
-        TensorSpec("sum8", "int32", grouped),
-    ), group
+    quantized = QuantizedRows.parse(work.scheme)
+    return quantized.tensors(1, width), quantized
 
 
 def _norm(work: Workload, isa: Isa) -> StepKernel:
     from bitwright.codegen.norm import NormSpec, build_norm
 
     (width,) = work.shape
-    results, group = _results(work, width)
+    results, quantized = _results(work, width)
     rows = [TensorSpec(name, "float32", (1, width)) for name in ("x", "residual")]
     gain, total = TensorSpec("gain", "float32", (width,)), TensorSpec("sum", "float32", (1, width))
-    spec = NormSpec("rms", width, _EPSILON, False, True, 1, isa.lanes, group)
+    spec = NormSpec("rms", width, _EPSILON, False, True, 1, isa.lanes, quantized)
     return of_function(build_norm(spec), (*rows, gain, total, *results), 1 + len(results))
 
 
@@ -126,8 +123,8 @@ def _glu(work: Workload, isa: Isa) -> StepKernel:
     from bitwright.codegen.elementwise import GluSpec, build_glu
 
     (width,) = work.shape
-    results, group = _results(work, width)
-    spec = GluSpec("silu", width, True, 1, isa.lanes, group)
+    results, quantized = _results(work, width)
+    spec = GluSpec("silu", width, True, 1, isa.lanes, quantized)
     return of_function(build_glu(spec), (TensorSpec("x", "float32", (1, 2 * width)), *results), len(results))
 
 
@@ -135,19 +132,21 @@ def _quantize(work: Workload, isa: Isa) -> StepKernel:
     from bitwright.codegen.activation import build_quantize_activation
 
     (width,) = work.shape
-    results, group = _results(work, width)
-    function = build_quantize_activation(width, group or 0, isa, 1)
+    results, quantized = _results(work, width)
+    if quantized is None:
+        raise UnsupportedError(f"{work} quantizes nothing", limit="a scheme such as a8g32")
+    function = build_quantize_activation(width, quantized, isa, 1)
     return of_function(function, (TensorSpec("x", "float32", (1, width)), *results), len(results))
 
 
 def _embedding(work: Workload, isa: Isa) -> StepKernel:
     from bitwright.codegen.embedding import build_embedding, embedding_arguments
+    from bitwright.codegen.linear import linear_spec
 
     vocabulary, width = work.shape
-    weight = LinearScheme.parse(work.scheme).weight
-    arguments = embedding_arguments(vocabulary, width, weight, isa, 1)
-    function = build_embedding(vocabulary, width, weight, isa, 1)
-    return of_function(function, arguments, 1, zeroed=frozenset({"ids"}), cold=WEIGHTS)
+    table = linear_spec(parse_weights(work.scheme), vocabulary, width, rows=1)
+    function = build_embedding(table, isa)
+    return of_function(function, embedding_arguments(table, isa), 1, zeroed=frozenset({"ids"}), cold=WEIGHTS)
 
 
 def _argmax(work: Workload, isa: Isa) -> StepKernel:

@@ -15,7 +15,7 @@ from bitwright.autotune.space import Knobs, Space
 from bitwright.autotune.workload import Workload
 from bitwright.codegen.isa import ISAS, Isa
 from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
-from bitwright.codegen.linear.schedule import decode_space, prefill_space
+from bitwright.codegen.linear.schedule import decode_space, fixed, prefill_space
 from bitwright.errors import NumericalError
 from bitwright.scheme import LinearScheme
 
@@ -91,12 +91,12 @@ def _times(workload: Workload, spec: LinearSpec, isa: Isa, schedule: LinearSched
     bench.arena.release()
     knobs = (schedule, default_schedule(spec, isa))
     if workload.m == 1:
-        kernels = [of_team(linear_team_kernel(spec, isa, "linear", k), workload.threads, WEIGHTS) for k in knobs]
+        kernels = [of_team(linear_team_kernel(spec, isa, "linear", fixed(k)), workload.threads, WEIGHTS) for k in knobs]
         chains = [Chain(kernel, workload.threads, bench.target, bench.arena) for kernel in kernels]
         seconds, default_seconds = bench.compare(chains)
         return seconds, default_seconds
     arguments = linear_arguments(spec, isa)
-    functions = [build_linear(spec, isa, schedule=k) for k in knobs]
+    functions = [build_linear(spec, isa, schedules=fixed(k)) for k in knobs]
     seconds, default_seconds = alternate([prepare(f, arguments, workload, bench) for f in functions])
     return seconds, default_seconds
 
@@ -119,29 +119,27 @@ def _check(spec: LinearSpec, isa: Isa, schedule: LinearSchedule, workload: Workl
     random, layout, weight = np.random.default_rng(0), spec.layout(isa), spec.scheme.weight
     x = random.standard_normal((1 if spec.rows else min(workload.m, 37), spec.inputs)).astype(np.float32)
     bias = random.standard_normal(spec.outputs).astype(np.float32)
-    zeros = np.full((spec.outputs, layout.groups), 1 << (weight.bits - 1) if weight.bits < 16 else 0)
+    grouped = (spec.outputs, layout.groups)
     if weight.is_float:
         packed = pack_float(random.standard_normal((spec.outputs, spec.inputs)).astype(np.float32), layout)
+        activations: tuple[Any, ...] = (x,)
+        expected = reference.linear(x, dequantize(packed, layout), bias)
+        magnitude, tolerance = np.abs(dequantize(packed, layout)), reference.TOLERANCE["linear_float"]
     else:
         codes = random.integers(0, 1 << weight.bits, (spec.outputs, spec.inputs)).astype(np.uint8)
-        scales = (random.standard_normal(zeros.shape) * 0.01).astype(np.float16)
-        if not weight.symmetric:
-            zeros = random.integers(0, 256, zeros.shape)
-        packed = pack(codes, scales, None if weight.symmetric else zeros.astype(np.uint8), layout)
-    weights = dequantize(packed, layout)
-    magnitude = reference.magnitude(x, np.abs(weights), bias)
-    if spec.scheme.activation.bits == 8:
-        x8, scale, total = reference.quantize_activation(x, layout.group)
-        activations: tuple[Any, ...] = (x8, scale, total)
-        expected = reference.linear_a8(x8, scale, codes, scales, zeros, bias)
-        tolerance = reference.TOLERANCE["linear_a8"]
-    else:
-        activations, expected = (x,), reference.linear(x, weights, bias)
-        tolerance = reference.TOLERANCE["linear_float" if weight.is_float else "linear_a16"]
-    if not weight.is_float:
-        unsigned = np.repeat(np.abs(scales.astype(np.float64)), layout.group, 1) * codes
-        magnitude = np.maximum(magnitude, reference.magnitude(x, unsigned, bias))
-    function = build(build_linear(spec, isa, schedule=schedule), bench.target.tvm())["linear"]
+        scales = (random.standard_normal(grouped) * 0.01).astype(np.float16)
+        zeros = np.full(grouped, weight.centre) if weight.symmetric else random.integers(0, 256, grouped)
+        codebook = random.integers(-128, 128, 1 << weight.bits).astype(np.int8) if weight.is_codebook else None
+        packed = pack(codes, scales, None if weight.symmetric else zeros.astype(np.uint8), layout, codebook)
+        operands = codes if codebook is None else reference.look_up(codes, codebook) + weight.centre
+        activations = reference.quantize_activation(x, layout.group, spec.scheme.terms)
+        expected = reference.linear_packed(*activations[:2], operands, scales, zeros, bias)
+        # The kernel sums operand * x and zero * x apart from each other.
+        unsigned = np.repeat(np.abs(scales.astype(np.float64)), layout.group, 1) * operands
+        magnitude = np.maximum(np.abs(dequantize(packed, layout)), unsigned)
+        tolerance = reference.TOLERANCE["linear_packed"]
+    magnitude = reference.magnitude(x, magnitude, bias)
+    function = build(build_linear(spec, isa, schedules=fixed(schedule)), bench.target.tvm())["linear"]
     result = tvm.runtime.tensor(np.full(expected.shape, np.nan, np.float32))
     function(*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in (*activations, *packed.values(), bias)), result)
     error = float(np.max(np.abs(result.numpy() - expected) / magnitude))

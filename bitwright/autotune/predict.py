@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from bitwright.autotune.latency import LatencyTable
 from bitwright.autotune.workload import Workload
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.plan import Plan
 from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.site import Site
@@ -155,11 +156,11 @@ def _layer_workloads(
 
 
 def _quantized(plan: Plan, site: Site) -> str:
-    """How the input of a site is quantized: ``g32``, ``row``, or empty for a float."""
+    """How the input of a site is quantized, as ``QuantizedRows`` names it (``a8g32``); empty for a float."""
     scheme = plan.schemes[site.name]
-    if not isinstance(scheme, LinearScheme) or scheme.activation.bits != 8:
+    if not isinstance(scheme, LinearScheme) or not scheme.terms:
         return ""
-    return f"g{scheme.weight.group}" if scheme.weight.group else "row"
+    return QuantizedRows(scheme.weight.group, scheme.terms).name
 
 
 def _layer(site: Site) -> int:

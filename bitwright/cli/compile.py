@@ -26,6 +26,16 @@ def command(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="A plan file instead of --scheme, --table and --kv-bits.")
     ] = None,
+    quantizer: Annotated[
+        str, typer.Option("--quantizer", help="rtn (nearest), clip, gptq or auto, from fastest to best.")
+    ] = "rtn",
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="Text to calibrate on. Default: the model samples one."),
+    ] = None,
+    calibration_cache: Annotated[
+        Path | None, typer.Option("--calibration-cache", metavar="DIR", help="Keep what calibration finds there.")
+    ] = None,
     target: TargetOption = "native",
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
@@ -50,6 +60,9 @@ def command(
         table=table,
         kv_bits=kv_bits,
         plan=plan,
+        quantizer=quantizer,
+        calibration=calibration,
+        calibration_cache=calibration_cache,
         target=target,
         context=context,
         chunk=chunk,

@@ -8,9 +8,12 @@ stream. Within a unit, codes lie where a kernel needs the fewest instructions (`
     codes  u8  [tiles, inputs / unit, blocks, lines, 4 * lanes]
     scales f16 [tiles, groups, blocks, lanes]
     zeros  u8  [tiles, groups, blocks, lanes]           (asymmetric schemes only)
-    weights f32 or f16 [tiles, inputs, blocks * lanes]  (float schemes, instead of the three above)
+    codebook u8 [64]                                    (codebook schemes only: entry i % 2**bits, plus 128)
+    weights f32 or f16 [tiles, inputs, blocks * lanes]  (float schemes, instead of those above)
 
-Rows beyond ``outputs`` pad the last tile; all their tensors are zero.
+Rows beyond ``outputs`` pad the last tile; all their tensors are zero. A codebook repeats its entries up to a line, so
+that a look-up instruction finds them whichever part of a register it reads, and is stored as the unsigned operand
+that kernels multiply.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from bitwright.scheme import WeightScheme
+from bitwright.scheme import CODEBOOK_BYTES, WeightScheme
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ class PackedLayout:
         codes = TensorSpec("codes", "uint8", (tiles, self.inputs // self.unit, blocks, self.lines, 4 * lanes))
         scales = TensorSpec("scales", "float16", (tiles, self.groups, blocks, lanes))
         zeros = TensorSpec("zeros", "uint8", (tiles, self.groups, blocks, lanes))
+        if self.weight.is_codebook:
+            return (codes, scales, TensorSpec("codebook", "uint8", (CODEBOOK_BYTES,)))
         return (codes, scales) if self.weight.symmetric else (codes, scales, zeros)
 
     @property

@@ -9,17 +9,25 @@ import numpy.typing as npt
 
 from bitwright.codegen.layout import PackedLayout
 from bitwright.errors import InternalError, UnsupportedError
+from bitwright.scheme import CODEBOOK_BYTES
 
 Array = npt.NDArray[Any]
 
 
-def pack(codes: Array, scales: Array, zeros: Array | None, layout: PackedLayout) -> dict[str, Array]:
+CODEBOOK_ZERO = 128
+"""The stored byte of a codebook's value 0."""
+
+
+def pack(
+    codes: Array, scales: Array, zeros: Array | None, layout: PackedLayout, codebook: Array | None = None
+) -> dict[str, Array]:
     """Packs integer codes.
 
     Args:
         codes: u8 [outputs, inputs], each below 2**bits.
         scales: [outputs, groups], stored as f16.
         zeros: u8 [outputs, groups] for asymmetric schemes, else None.
+        codebook: int8 [2**bits] for codebook schemes, else None.
 
     Raises:
         InternalError: shapes or code values that do not fit the layout.
@@ -36,6 +44,12 @@ def pack(codes: Array, scales: Array, zeros: Array | None, layout: PackedLayout)
     if zeros is not None:
         _expect_shape("zeros", zeros, grouped)
         packed["zeros"] = _tile_groups(zeros.astype(np.uint8, copy=False), layout)
+    if (codebook is not None) != layout.weight.is_codebook:
+        raise InternalError(f"a codebook belongs to codebook schemes only, not {layout.weight}", where="pack")
+    if codebook is not None:
+        _expect_shape("codebook", codebook, (1 << layout.weight.bits,))
+        bytes_ = (codebook.astype(np.int16) + CODEBOOK_ZERO).astype(np.uint8)
+        packed["codebook"] = np.tile(bytes_, CODEBOOK_BYTES // bytes_.size)
     return packed
 
 
@@ -47,6 +61,13 @@ def unpack(tensors: dict[str, Array], layout: PackedLayout) -> tuple[Array, Arra
         _untile_groups(tensors["scales"], layout),
         None if zeros is None else _untile_groups(zeros, layout),
     )
+
+
+def unpack_codebook(tensors: dict[str, Array], layout: PackedLayout) -> Array | None:
+    """The values that codes look up: int8 [2**bits], or None for other schemes."""
+    if not layout.weight.is_codebook:
+        return None
+    return (tensors["codebook"][: 1 << layout.weight.bits].astype(np.int16) - CODEBOOK_ZERO).astype(np.int8)
 
 
 def pack_float(weights: Array, layout: PackedLayout) -> dict[str, Array]:
@@ -77,6 +98,10 @@ def dequantize(tensors: dict[str, Array], layout: PackedLayout) -> Array:
     if layout.weight.is_float:
         return unpack_float(tensors, layout).astype(np.float32)
     codes, scales, zeros = unpack(tensors, layout)
+    codebook = unpack_codebook(tensors, layout)
+    if codebook is not None:
+        values = codebook[codes].reshape(layout.outputs, layout.groups, layout.group).astype(np.float32)
+        return (values * scales.astype(np.float32)[..., None]).reshape(layout.outputs, layout.inputs)
     offset = np.int32(1 << (layout.weight.bits - 1)) if zeros is None else zeros.astype(np.int32)[..., None]
     centred = codes.reshape(layout.outputs, layout.groups, layout.group).astype(np.int32) - offset
     return (centred * scales.astype(np.float32)[..., None]).astype(np.float32).reshape(layout.outputs, layout.inputs)

@@ -173,7 +173,8 @@ def test_a_step_is_the_sum_of_its_kernels() -> None:
     assert found.milliseconds == pytest.approx(5e-3 + sum(times[work] for work in kernels))
     assert found.predicted == 0 and found.relative_error == 0
     assert sum(found.by_op.values()) == pytest.approx(found.milliseconds)
-    # 2 layers of (960 + 576 + 3072) * 576 + 576 * 1536 weights and the table, 4.5 bits each; caches of 33 tokens.
+    # 2 layers of (960 + 576 + 3072) * 576 + 576 * 1536 weights and the table, 4.5 bits each; 2 * 2 * 33 * 192 * 2
+    # bytes.
     assert size == (2 * (4608 * 576 + 576 * 1536) + 49152 * 576) * 9 // 16 + 4 * 33 * 192 * 2
 
 

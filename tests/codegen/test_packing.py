@@ -8,15 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitwright.codegen.layout import PackedLayout, choose_blocks, packed_layout
-from bitwright.codegen.packing import dequantize, pack, pack_float, unpack, unpack_float
+from bitwright.codegen.packing import dequantize, pack, pack_float, unpack, unpack_codebook, unpack_float
 from bitwright.errors import InternalError, UnsupportedError
-from bitwright.scheme import BITS, GROUPS, WeightScheme
+from bitwright.scheme import BITS, CODEBOOK_BITS, GROUPS, WeightScheme
+
+UNIFORM = st.builds(
+    WeightScheme, st.just("uniform"), st.sampled_from(BITS), st.sampled_from((0, *GROUPS)), st.booleans()
+)
+CODEBOOKS = st.builds(WeightScheme, st.just("codebook"), st.sampled_from(CODEBOOK_BITS), st.sampled_from((0, *GROUPS)))
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> PackedLayout:
-    group = draw(st.sampled_from((0, *GROUPS)))
-    scheme = WeightScheme("uniform", draw(st.sampled_from(BITS)), group, draw(st.booleans()))
+def layouts(draw: st.DrawFn, schemes: st.SearchStrategy[WeightScheme] = UNIFORM) -> PackedLayout:
+    scheme = draw(schemes)
+    group = scheme.group
     inputs = draw(st.integers(1, 4)) * (group or 32)
     outputs, lanes, blocks = draw(st.integers(1, 150)), draw(st.sampled_from((8, 16))), draw(st.integers(1, 4))
     return PackedLayout(outputs, inputs, scheme, lanes, blocks)
@@ -88,6 +93,28 @@ def test_every_bit_of_a_unit_is_used_once(bits: int) -> None:
     assert sorted(used) == [(line, bit) for line in range(lines) for bit in range(8)]
 
 
+@settings(max_examples=60, deadline=None)
+@given(layouts(CODEBOOKS), st.integers(0, 2**32))
+def test_codebook_round_trip(layout: PackedLayout, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    entries = 1 << layout.weight.bits
+    codes = rng.integers(0, entries, (layout.outputs, layout.inputs)).astype(np.uint8)
+    scales = rng.standard_normal((layout.outputs, layout.groups)).astype(np.float16)
+    codebook = rng.integers(-128, 128, entries).astype(np.int8)
+    packed = pack(codes, scales, None, layout, codebook)
+    assert [(name, str(array.dtype), array.shape) for name, array in packed.items()] == [
+        (tensor.name, tensor.dtype, tensor.shape) for tensor in layout.tensors
+    ]
+    assert sum(array.nbytes for array in packed.values()) == layout.storage_bytes
+    np.testing.assert_array_equal(unpack(packed, layout)[0], codes)
+    np.testing.assert_array_equal(unpack_codebook(packed, layout), codebook)
+    # Wherever a kernel looks a code up within the line, there is its value plus 128.
+    for offset in range(0, 64, entries):
+        np.testing.assert_array_equal(packed["codebook"][offset : offset + entries], codebook.astype(int) + 128)
+    values = codebook[codes] * np.repeat(scales.astype(np.float32), layout.group, axis=1)
+    np.testing.assert_array_equal(dequantize(packed, layout), values)
+
+
 def test_dequantize_centres_on_the_zero_point() -> None:
     layout = PackedLayout(1, 32, WeightScheme("uniform", 4, 32, symmetric=False), 8, 1)
     codes = np.arange(32, dtype=np.uint8)[None] % 16
@@ -118,6 +145,13 @@ def test_pack_refuses_what_does_not_fit() -> None:
         pack(codes + 16, scales, None, layout)
     with pytest.raises(InternalError, match=r"scales has shape \(8, 2\), expected \(8, 1\)"):
         pack(codes, np.zeros((8, 2), np.float16), None, layout)
+    with pytest.raises(InternalError, match="a codebook belongs to codebook schemes only, not u4g32"):
+        pack(codes, scales, None, layout, np.zeros(16, np.int8))
+    book = PackedLayout(8, 32, WeightScheme("codebook", 4, 32), 8, 1)
+    with pytest.raises(InternalError, match="a codebook belongs to"):
+        pack(codes, scales, None, book)
+    with pytest.raises(InternalError, match=r"codebook has shape \(8,\), expected \(16,\)"):
+        pack(codes, scales, None, book, np.zeros(8, np.int8))
     with pytest.raises(InternalError, match="zero points do not belong to u4g32"):
         pack(codes, scales, np.zeros((8, 1), np.uint8), layout)
 

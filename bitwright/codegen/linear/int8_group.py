@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Registers, load, loop, splat, zero_registers
+from bitwright.codegen.builder import Registers, load, loop, splat, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.dot import Dot
+from bitwright.codegen.quantized_rows import LARGEST, LOW_BITS
 
 CHUNK_STEPS = INPUT_MULTIPLE // 4
 """Steps of four inputs in a chunk."""
@@ -80,12 +81,35 @@ def _step(
             partials[index] = dot.step(partials[index], operand(block, step), activation(row, step))
 
 
-def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
-    """total + offset * sum of the group's activations, where offset is ``dot.bias`` - zero point.
+def group_total(dot: Dot, sums: Sequence[Any], offset: Any, activation_sum: Any, group: int) -> Any:
+    """Sum of (code - zero) * activation over a group, f32 x lanes.
 
     Args:
-        offset: an int (symmetric schemes: known while building) or int32 x lanes.
+        sums: int32 x lanes, sums of code * term, for each term of the activations.
+        offset: ``dot.bias`` - zero point: an int (symmetric schemes: known while building) or int32 x lanes.
+        activation_sum: scalar int32, the sum of the activations.
+        group: number of inputs.
+
+    With two terms the sums are combined as integers if int32 holds every possible result, else in single precision.
     """
+    single = vector("float32", dot.lanes)
+    if len(sums) == 1 or group * ((1 << dot.bits) - 1) * LARGEST[len(sums)] < 1 << 31:
+        return T.cast(centred(dot, _combined(dot, sums), offset, activation_sum), single)
+    high, low = (T.cast(value, single) for value in sums)
+    total = high * splat(T.float32(1 << LOW_BITS), dot.lanes) + low
+    if isinstance(offset, int):
+        return total + splat(T.cast(activation_sum, "float32") * T.float32(offset), dot.lanes) if offset else total
+    return total + T.cast(offset, single) * splat(T.cast(activation_sum, "float32"), dot.lanes)
+
+
+def _combined(dot: Dot, sums: Sequence[Any]) -> Any:
+    if len(sums) == 1:
+        return sums[0]
+    high, low = sums
+    return (high << splat(T.int32(LOW_BITS), dot.lanes)) + low
+
+
+def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
     if isinstance(offset, int):
         return total + dot.spread(activation_sum) * splat(T.int32(offset), dot.lanes) if offset else total
     return total + offset * dot.spread(activation_sum)

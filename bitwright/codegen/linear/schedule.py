@@ -59,7 +59,7 @@ def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     """Values of each knob that changes the decode kernel of ``spec``."""
     if spec.scheme.weight.is_float:
         return {}
-    if spec.scheme.activation.bits != 8 or isa.dot == "maddubs":
+    if isa.dot == "maddubs":
         return {"prefetch": _PREFETCH}
     group = spec.layout(isa).group
     spans = tuple(span for span in _SPAN if group % span == 0)
@@ -69,3 +69,8 @@ def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
 def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     """Values of each knob that changes the prefill kernel of ``spec``: none yet."""
     return {}
+
+
+def fixed(schedule: LinearSchedule) -> Schedules:
+    """The same knobs for every kernel."""
+    return lambda _spec, _isa: schedule

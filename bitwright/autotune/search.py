@@ -102,7 +102,7 @@ def tune(
         return deadline is not None and time.monotonic() >= deadline
 
     def attempt(knobs: Knobs) -> None:
-        file.append(_measured(task.workload, knobs, measure, file.fingerprint))
+        file.append(measured_record(task.workload, knobs, measure, file.fingerprint))
         done = records_of(task.workload, file.records)
         best = min((r.ratio for r in done if r.ratio is not None), default=None)
         progress(task.workload, len({key_of(r.knobs) for r in done}), trials, best)
@@ -123,7 +123,8 @@ def tune(
     return outcome(task, file.records)
 
 
-def _measured(workload: Workload, knobs: Knobs, measure: Measure, fingerprint: str) -> Record:
+def measured_record(workload: Workload, knobs: Knobs, measure: Measure, fingerprint: str) -> Record:
+    """Measure a candidate; a failure is recorded as well."""
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
         seconds, default_seconds = measure(workload, knobs)

@@ -36,8 +36,6 @@ import tvm
 import tvm.ir.op as tvm_op
 from tvm import relax
 
-from bitwright.codegen.quantized_rows import QuantizedRows
-
 PREFIX = "bitwright."
 
 
@@ -91,8 +89,9 @@ def _infer_pair(call: Any, _context: Any) -> Any:
 def _quantized(row: Any, call: Any) -> list[Any]:
     """Types of int8 rows with their scales and sums, for float rows of type ``row``."""
     rows, width = row.shape.values
-    quantized = QuantizedRows(int(call.attrs["group"]), int(call.attrs["terms"]))  # type: ignore[arg-type]
-    return [_tensor([rows, tensor.shape[1]], tensor.dtype) for tensor in quantized.tensors(1, int(width))]
+    group, terms = int(call.attrs["group"]), int(call.attrs["terms"])
+    groups = int(width) // group if group else 1
+    return [_tensor([rows, terms * int(width)], "int8"), *(_tensor([rows, groups], t) for t in ("float32", "int32"))]
 
 
 def _infer_quantize(call: Any, _context: Any) -> Any:

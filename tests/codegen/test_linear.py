@@ -77,6 +77,12 @@ def test_any_number_of_tokens(name: str, tokens: int) -> None:
     check(AVX2, LinearSpec(64, 128, LinearScheme.parse(name)), tokens, seed=tokens)
 
 
+@pytest.mark.parametrize("name", ["u4g32za8", "u3g128a16", "u8g64a8"])
+def test_prefill_in_slices_of_many_inputs_and_turns_of_many_tokens(name: str) -> None:
+    """1536 inputs are unpacked in three slices, for 256 tokens at a time."""
+    check(AVX2, LinearSpec(20, 1536, LinearScheme.parse(name), bias=True), 259)
+
+
 @pytest.mark.parametrize("outputs", [1, 7, 8, 17, 31, 33, 64, 100])
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
 def test_any_number_of_outputs(outputs: int, rows: int | None) -> None:

@@ -11,7 +11,7 @@ from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, ve
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import Dot, dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, group_total, packed_x
+from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, finish_group, fits_int32, packed_x
 from bitwright.codegen.linear.lookup import looked_up, wraps
 from bitwright.codegen.linear.unpack import (
     field_codes,
@@ -22,8 +22,8 @@ from bitwright.codegen.linear.unpack import (
     widen_half,
 )
 
-MAX_PREFETCHED_GROUP = 128
-"""Inputs of a group up to which its prefetches are straight-line code."""
+LINE_BYTES = 64
+"""Of a cache line, which one prefetch asks for."""
 
 
 def decode_packed(args: Arguments, tile: Any) -> None:
@@ -38,48 +38,64 @@ def decode_packed(args: Arguments, tile: Any) -> None:
 
     with loop(layout.groups) as group:
         offsets = [group_offset(args.zeros, layout, dot.bias, tile, group, block) for block in range(layout.blocks)]
-        starts = offsets if terms == 1 else None  # two terms are combined before they are centred
+        starts = offsets if fits_int32(dot, terms, layout.group) else None
         activation_sum = args["sum"][0, group]
-        prefetch_codes(args, tile, group)
+        prefetch_scales(args, tile, group)
         if spans == 1:
+            prefetch_codes(args, tile, group * units, units)
             totals = sums(args, dot, prepared, tile, group * units, units, starts, activation_sum)
         else:
             totals = _start(args, dot, starts, activation_sum)
             with loop(spans) as index:
-                part = sums(args, dot, prepared, tile, (group * spans + index) * units, units, None, None)
+                first_unit = (group * spans + index) * units
+                prefetch_codes(args, tile, first_unit, units)
+                part = sums(args, dot, prepared, tile, first_unit, units, None, None)
                 for sum_index in range(len(totals)):
                     totals[sum_index] = totals[sum_index] + part[sum_index]
         for block in range(layout.blocks):
-            if terms == 1:
-                total = T.cast(totals[block], vector("float32", lanes))
-            else:
-                sums_of_terms = [totals[term * layout.blocks + block] for term in range(terms)]
-                total = group_total(dot, sums_of_terms, offsets[block], activation_sum, layout.group)
+            sums_of_terms = [totals[term * layout.blocks + block] for term in range(terms)]
+            total = finish_group(dot, sums_of_terms, layout.group, offsets[block], activation_sum)
             scale = group_scale(args["scales"], args.isa, tile, group, block) * splat(args["scale"][0, group], lanes)
             results[block] = results[block] + total * scale
     for block in range(layout.blocks):
         args.write(0, tile, block, results[block])
 
 
-def prefetch_codes(args: Arguments, tile: Any, group: Any) -> None:
-    """Ask for as many lines of codes as a group has, the schedule's distance ahead in the stream."""
+def prefetch_codes(args: Arguments, tile: Any, first_unit: Any, units: int) -> None:
+    """Ask for as many lines of codes as a span has, the schedule's distance ahead in the stream."""
     layout, distance = args.layout, args.schedule.prefetch
-    if not distance or layout.group > MAX_PREFETCHED_GROUP:
+    if not distance:
         return
-    units = layout.group // layout.unit
     per_unit = layout.blocks * layout.lines
-    for line in range(units * per_unit):
-        ahead = line + distance // (4 * layout.lanes)
-        unit, rest = divmod(ahead, per_unit)
+    for line in range(0, units * per_unit, LINE_BYTES // (4 * layout.lanes)):
+        unit, rest = divmod(line + distance // (4 * layout.lanes), per_unit)
         block, inner = divmod(rest, layout.lines)
-        prefetch(args["codes"][tile, group * units + unit, T.int64(block), T.int64(inner), T.int64(0)])
+        prefetch(args["codes"][tile, first_unit + unit, T.int64(block), T.int64(inner), T.int64(0)])
 
 
-def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any) -> Registers:
-    """int32 sums of each term and block, term by term: zero, or offset * sum of activations."""
+def prefetch_scales(args: Arguments, tile: Any, group: Any) -> None:
+    """Ask for the scales and zero points of the group whose codes lie the schedule's distance ahead."""
+    layout, distance = args.layout, args.schedule.prefetch
+    if not distance:
+        return
+    ahead = -(-distance // (layout.group * layout.weight.bits // 8 * layout.rows))
+    for tensor in layout.tensors:
+        if tensor.name in ("scales", "zeros"):
+            per_line = LINE_BYTES * layout.rows // (tensor.nbytes // (layout.tiles * layout.groups))
+            for row in range(0, layout.rows, per_line):
+                block, lane = divmod(row, layout.lanes)
+                prefetch(args[tensor.name][tile, group + ahead, T.int64(block), T.int64(lane)])
+
+
+def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:
+    """int32 sums of each term and block, term by term: zero, and for the last term offset * sum * 2**position."""
     totals = zero_registers(args.terms * args.layout.blocks, vector("int32", args.layout.lanes))
-    for block, offset in enumerate(offsets or ()):
-        totals[block] = centred(dot, totals[block], offset, activation_sum)
+    if offsets is None:
+        return totals
+    start = activation_sum << T.int32(position) if position else activation_sum
+    last = (args.terms - 1) * args.layout.blocks
+    for block, offset in enumerate(offsets):
+        totals[last + block] = centred(dot, totals[last + block], offset, start)
     return totals
 
 
@@ -103,7 +119,7 @@ def _sums_in_place(
     # What is looked up is a byte, wherever the code lay.
     place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
     positions = sorted(set(place), reverse=True)
-    totals = _start(args, dot, offsets, activation_sum << T.int32(positions[0]) if positions[0] else activation_sum)
+    totals = _start(args, dot, offsets, activation_sum, positions[0])
     for position, above in zip(positions, [positions[0], *positions], strict=False):
         steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
         if position != above:

@@ -51,8 +51,9 @@ def accumulate_chunk(
             for step in range(length):
                 _step(dot, partials, first + step, rows, blocks, operand, activation)
         else:
-            with loop(length) as step:
-                _step(dot, partials, first + step, rows, blocks, operand, activation)
+            with loop(length // 2) as pair:
+                for step in range(2):
+                    _step(dot, partials, first + (pair * 2 + step), rows, blocks, operand, activation)
         if direct:
             return
         for index in range(rows * blocks):
@@ -81,35 +82,44 @@ def _step(
             partials[index] = dot.step(partials[index], operand(block, step), activation(row, step))
 
 
-def group_total(dot: Dot, sums: Sequence[Any], offset: Any, activation_sum: Any, group: int) -> Any:
-    """Sum of (code - zero) * activation over a group, f32 x lanes.
-
-    Args:
-        sums: int32 x lanes, sums of code * term, for each term of the activations.
-        offset: ``dot.bias`` - zero point: an int (symmetric schemes: known while building) or int32 x lanes.
-        activation_sum: scalar int32, the sum of the activations.
-        group: number of inputs.
-
-    With two terms the sums are combined as integers if int32 holds every possible result, else in single precision.
-    """
-    single = vector("float32", dot.lanes)
-    if len(sums) == 1 or group * ((1 << dot.bits) - 1) * LARGEST[len(sums)] < 1 << 31:
-        return T.cast(centred(dot, _combined(dot, sums), offset, activation_sum), single)
-    high, low = (T.cast(value, single) for value in sums)
-    total = high * splat(T.float32(1 << LOW_BITS), dot.lanes) + low
-    if isinstance(offset, int):
-        return total + splat(T.cast(activation_sum, "float32") * T.float32(offset), dot.lanes) if offset else total
-    return total + T.cast(offset, single) * splat(T.cast(activation_sum, "float32"), dot.lanes)
-
-
-def _combined(dot: Dot, sums: Sequence[Any]) -> Any:
-    if len(sums) == 1:
-        return sums[0]
-    high, low = sums
-    return (high << splat(T.int32(LOW_BITS), dot.lanes)) + low
+def fits_int32(dot: Dot, terms: int, group: int) -> bool:
+    """Every sum of code * activation over a group is an int32, its terms taken together."""
+    return terms == 1 or group * ((1 << dot.bits) - 1) * LARGEST[terms] < 1 << 31
 
 
 def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
+    """total + offset * sum of the group's activations, where offset is ``dot.bias`` - zero point.
+
+    Args:
+        offset: an int (symmetric schemes: known while building) or int32 x lanes.
+    """
     if isinstance(offset, int):
-        return total + dot.spread(activation_sum) * splat(T.int32(offset), dot.lanes) if offset else total
+        return total + dot.spread(activation_sum * T.int32(offset)) if offset else total
     return total + offset * dot.spread(activation_sum)
+
+
+def start_group(dot: Dot, terms: int, group: int, offset: Any, activation_sum: Any) -> list[Any]:
+    """What the int32 sums of each term of a group begin with, so that what they come to is centred.
+
+    Nothing where two terms may not be combined as integers: ``finish_group`` centres those.
+    """
+    zero = splat(T.int32(0), dot.lanes)
+    if not fits_int32(dot, terms, group):
+        return [zero] * terms
+    return [*[zero] * (terms - 1), centred(dot, zero, offset, activation_sum)]
+
+
+def finish_group(dot: Dot, sums: Sequence[Any], group: int, offset: Any, activation_sum: Any) -> Any:
+    """Sum of (code - zero) * activation over a group, f32 x lanes, from the sums that ``start_group`` began.
+
+    Integers as long as int32 holds every possible sum, else the two terms meet in single precision.
+    """
+    single = vector("float32", dot.lanes)
+    if len(sums) == 1:
+        return T.cast(sums[0], single)
+    if fits_int32(dot, len(sums), group):
+        return T.cast((sums[0] << splat(T.int32(LOW_BITS), dot.lanes)) + sums[1], single)
+    high, low = (T.cast(value, single) for value in sums)
+    activations = splat(T.cast(activation_sum, "float32"), dot.lanes)
+    offset = splat(T.float32(offset), dot.lanes) if isinstance(offset, int) else T.cast(offset, single)
+    return (high * splat(T.float32(1 << LOW_BITS), dot.lanes) + low) + offset * activations

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bitwright.autotune.records import RecordFile, read_records
-from bitwright.autotune.store import SHIPPED, TunedSchedules, best_schedule, load_records, user_file
-from bitwright.codegen.isa import AVX2, AVX512VNNI, ISAS
+from bitwright.autotune.store import SHIPPED, TunedSchedules, best_schedule, load_records, same_code, user_file
+from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI, ISAS
 from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
 from bitwright.codegen.linear.schedule import decode_space
 from bitwright.errors import InputError
@@ -44,6 +44,12 @@ def test_schedules_are_tuned_where_recorded_and_say_what_they_used() -> None:
     again = TunedSchedules((record(workload(), KNOBS, ratio=0.7),), "here", 2)
     again(SPEC, AVX512VNNI)
     assert again.digest == schedules.digest
+
+
+def test_instruction_sets_that_differ_in_look_ups_only_share_records() -> None:
+    schedules = TunedSchedules((record(workload(), KNOBS, ratio=0.8),), "here", 2)
+    assert schedules(SPEC, AVX512VBMI).prefetch == KNOBS["prefetch"]
+    assert same_code(AVX512VBMI) == ["avx512vbmi", "avx512vnni"] and same_code(AVX2) == ["avx2"]
 
 
 def test_named_records_must_hold_something_for_the_instruction_set(tmp_path: Path) -> None:

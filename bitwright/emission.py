@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import StepProgram
-from bitwright.codegen.step.schedule import Schedule, schedule
+from bitwright.codegen.step.schedule import Schedule, Task, schedule
 from bitwright.errors import UsageError
 from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
@@ -30,7 +30,6 @@ LINK_BYTES = 16 << 20
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
-    from bitwright.moments import Moments
     from bitwright.runtime.artifact import Artifact, StepRecord
 
 
@@ -42,7 +41,7 @@ def write(
     options: Options,
     output: Path,
     tell: Callable[[str], None],
-    moments: Moments | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Generate code, quantize the weights as they are written (one matrix at a time), and write the folder."""
     from bitwright.codegen.build import build_library
@@ -84,6 +83,8 @@ def write(
             token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
+            macs_per_token=program.prefill_macs[0],
+            macs_per_chunk=program.prefill_macs[1],
             step=None
             if step is None or plan_of_step is None
             else step_record(program, plan, step.program, plan_of_step),
@@ -102,8 +103,8 @@ def write(
         chat_template=imported.chat_template,
         generation=imported.generation or None,
         report=_report(imported, program, plan, target, options.quantizer),
-        digests={} if moments is None else {"calibration": moments.digest},
         scheme=_summary(plan),
+        digests=digests,
         overwrite=options.overwrite,
     )
 
@@ -122,10 +123,15 @@ def step_record(program: Program, plan: Plan, step: StepProgram, schedule: Sched
         barrier_words=WORDS,
         barriers=schedule.barriers,
         tasks=tuple(
-            (step.operations[task.operation].name, *(read[task.operation] if task.phase == 0 else (0, 0)))
-            for task in schedule.tasks
+            (_task_name(step, task), *(read[task.operation] if task.phase == 0 else (0, 0))) for task in schedule.tasks
         ),
     )
+
+
+def _task_name(step: StepProgram, task: Task) -> str:
+    """The kernel's name, and which of its phases if there are several."""
+    operation = step.operations[task.operation]
+    return operation.name if len(operation.workers) == 1 else f"{operation.name}.{task.phase}"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Options:
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
         chunk: most tokens in one call of prefill and score.
+        records: file of tuning records; None: the user's own and those of the package.
         dump_ir: folder for the module after each phase.
         overwrite: replace an existing artifact.
     """
@@ -49,6 +50,7 @@ class Options:
     target: str = "native"
     context: int | None = None
     chunk: int = DEFAULT_CHUNK
+    records: Path | None = None
     dump_ir: Path | None = None
     overwrite: bool = False
 
@@ -89,6 +91,7 @@ def make_options(
     target: str = "native",
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
+    records: str | Path | None = None,
     dump_ir: str | Path | None = None,
     overwrite: bool = False,
 ) -> Options:
@@ -116,6 +119,7 @@ def make_options(
         target=target,
         context=context,
         chunk=chunk,
+        records=None if records is None else Path(records),
         dump_ir=None if dump_ir is None else Path(dump_ir),
         overwrite=overwrite,
     )

@@ -77,6 +77,8 @@ class Program:
         kind: ``decoder`` or ``encoder``.
         sites: found by ``find_sites``.
         rotary_tables: parameters that are cos or sin tables, of which a token reads one row; set by ``find_sites``.
+        prefill_macs: multiply-adds of the linear layers for every token of a prompt, and for the last of a chunk alone;
+            set by ``find_sites``.
         plan: set by ``annotate``.
         team_kernels: kernels of ``decode`` that threads can share, by the name of their function in the module.
         step: the decode step, once ``flatten_decode`` has taken it out of the module.
@@ -91,6 +93,7 @@ class Program:
     kind: str
     sites: tuple[Site, ...] = ()
     rotary_tables: frozenset[str] = frozenset()
+    prefill_macs: tuple[int, int] = (0, 0)
     plan: Plan | None = None
     team_kernels: Mapping[str, TeamKernel] = field(default_factory=dict)
     step: Step | None = None

@@ -9,7 +9,7 @@ A scheme prints and parses as a short name:
 ``c3g64``  codebook: a 3-bit code looks up one of the matrix's 8 int8 values, times an fp16 scale per group of 64
 ``f16``    weights stored in half precision (``f32``: single)
 ``a8``     activations quantized to int8 at run time, one scale per token and weight group
-``a16``    activations stay in floating point
+``a16``    activations quantized the same way to 16 bits (floating point where the weights are)
 ``k16``    a K cache in half precision (``k32``: single); ``v16``, ``v32`` likewise for V
 ========== =====================================================================================================
 
@@ -141,13 +141,16 @@ class WeightScheme:
 
 @dataclass(frozen=True, order=True)
 class ActivationScheme:
-    """How a linear layer reads its input: 8 = int8, quantized per token and group at run time; 16 = floating point."""
+    """How a linear layer reads its input: 8 or 16 bits, quantized per token and group at run time.
+
+    Float weights multiply activations that stay floating point, which is called 16 as well.
+    """
 
     bits: Literal[8, 16] = 16
 
     def __post_init__(self) -> None:
         if self.bits not in (8, 16):
-            raise _malformed(self.name, "activations are a8 (int8) or a16 (floating point)")
+            raise _malformed(self.name, "activations are a8 (8 bits) or a16 (16 bits)")
 
     @classmethod
     def parse(cls, text: str) -> ActivationScheme:
@@ -189,6 +192,13 @@ class LinearScheme:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def terms(self) -> Literal[0, 1, 2]:
+        """Int8 numbers that an activation is read as; 0: it is read as a float."""
+        if self.weight.is_float:
+            return 0
+        return 1 if self.activation.bits == 8 else 2
 
     def with_activation(self, bits: Literal[8, 16]) -> LinearScheme:
         return replace(self, activation=ActivationScheme(bits))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bitwright.runtime.bench import BenchRow
     from bitwright.runtime.breakdown import Breakdown
 
-COLUMNS = ("test", "depth", "threads", "tokens/s", "mean", "sd", "per token", "read", "of bandwidth")
+COLUMNS = ("test", "depth", "threads", "tokens/s", "mean", "sd", "per token", "read", "of bandwidth", "GMAC/s")
 KERNEL_COLUMNS = ("kernel", "calls", "µs", "share", "bytes", "GB/s", "of bandwidth")
 
 
@@ -79,6 +79,7 @@ def _cells(row: BenchRow) -> list[str]:
         console.format_bytes(row.bytes_per_token),
         f"{row.bytes_per_second / 1e9:.1f} of {row.bandwidth / 1e9:.1f} GB/s",
         f"{100 * row.roofline_fraction:.0f} %",
+        f"{row.macs_per_second / 1e9:.1f}",
     ]
 
 

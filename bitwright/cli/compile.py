@@ -41,6 +41,10 @@ def command(
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
     ] = None,
     chunk: Annotated[int, typer.Option("--prefill-chunk", help="Most tokens of a prompt in one call.")] = 256,
+    records: Annotated[
+        Path | None,
+        typer.Option("--records", help="Tuning records. Default: this user's for the target, and the package's."),
+    ] = None,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write the IR after every phase there.")
     ] = None,
@@ -62,6 +66,7 @@ def command(
         target=target,
         context=context,
         chunk=chunk,
+        records=records,
         dump_ir=dump_ir,
         overwrite=overwrite,
     )

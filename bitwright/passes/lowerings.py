@@ -21,7 +21,9 @@ from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear import AnyLinear, build_linear, linear_spec, linear_team_kernel
+from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.norm import NormSpec, build_norm
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
@@ -43,6 +45,7 @@ class Lowering:
         threads: how many threads long work is divided among.
         kernels: spec to global variable, shared by the module's functions.
         teams: kernels that a team of threads can share, by the name of their function.
+        schedules: chooses the knobs of linear kernels.
     """
 
     rewriter: Any
@@ -51,6 +54,7 @@ class Lowering:
     threads: int
     kernels: dict[Any, Any]
     teams: dict[str, TeamKernel]
+    schedules: Schedules = default_schedule
 
     @property
     def rows(self) -> Any:
@@ -58,9 +62,15 @@ class Lowering:
         return static_rows(self.call.args[0])
 
     @property
-    def group(self) -> int | None:
-        """Group size of an operator that quantizes its result; None if it does not."""
-        return int(self.call.attrs["group"]) if "group" in self.call.attrs else None
+    def quantize(self) -> QuantizedRows | None:
+        """How an operator quantizes its result; None if it does not."""
+        if "group" not in self.call.attrs:
+            return None
+        return self.quantized_rows()
+
+    def quantized_rows(self) -> QuantizedRows:
+        """How the rows are quantized that the operator makes."""
+        return QuantizedRows(int(self.attribute("group")), int(self.attribute("terms")))  # type: ignore[arg-type]
 
     def attribute(self, name: str) -> Any:
         return self.call.attrs[name]
@@ -107,7 +117,7 @@ def _packed_linear(at: Lowering) -> Any:
     spec = _matrix(at, bias=bool(at.attribute("has_bias")))
     name = f"{spec.name}{'_decode' if at.rows else ''}"
     build = linear_team_kernel if at.rows else build_linear
-    return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name)), at.call.args)
+    return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name, schedules=at.schedules)), at.call.args)
 
 
 def _packed_embedding(at: Lowering) -> Any:
@@ -121,9 +131,9 @@ def _matrix(at: Lowering, *, bias: bool) -> AnyLinear:
 
 
 def _quantize_activation(at: Lowering) -> Any:
-    width, group = _width(at.call.args[0]), int(at.attribute("group"))
-    key = ("quantize_activation", width, group, at.rows)
-    return at.emit(at.kernel(key, lambda: build_quantize_activation(width, group, at.isa, at.rows)), at.call.args)
+    width, quantized = _width(at.call.args[0]), at.quantized_rows()
+    key = ("quantize_activation", width, quantized, at.rows)
+    return at.emit(at.kernel(key, lambda: build_quantize_activation(width, quantized, at.isa, at.rows)), at.call.args)
 
 
 def _rope(at: Lowering) -> Any:
@@ -197,20 +207,20 @@ def _glu(at: Lowering) -> Any:
     packed = len(at.call.args) == 1
     width = _width(at.call.args[0]) // (2 if packed else 1)
     function = _GLU[str(at.attribute("activation"))]
-    spec = GluSpec(function, width, packed, at.rows, at.isa.lanes, at.group)
+    spec = GluSpec(function, width, packed, at.rows, at.isa.lanes, at.quantize)
     return at.emit(at.kernel(spec, lambda: build_glu(spec)), at.call.args)
 
 
 def _add_norm(at: Lowering) -> Any:
     x, epsilon = at.call.args[0], float(at.attribute("epsilon"))
-    spec = NormSpec("rms", _width(x), epsilon, False, True, at.rows, at.isa.lanes, at.group)
+    spec = NormSpec("rms", _width(x), epsilon, False, True, at.rows, at.isa.lanes, at.quantize)
     return at.emit(at.kernel(spec, lambda: build_norm(spec)), at.call.args)
 
 
 def _norm_quantized(at: Lowering) -> Any:
     kind: Any = str(at.attribute("kind"))
     x, bias = at.call.args[0], len(at.call.args) > 2
-    spec = NormSpec(kind, _width(x), float(at.attribute("epsilon")), bias, False, at.rows, at.isa.lanes, at.group)
+    spec = NormSpec(kind, _width(x), float(at.attribute("epsilon")), bias, False, at.rows, at.isa.lanes, at.quantize)
     return at.emit(at.kernel(spec, lambda: build_norm(spec)), at.call.args)
 
 

@@ -2,9 +2,9 @@
 
 In: annotated ``linear`` and ``embedding`` calls. Out: ``packed_linear`` and ``packed_embedding`` calls on the packed
 tensors (``<weight>.codes``, ``.scales``, ``.zeros``, ``.codebook``, or ``.weights`` for float schemes;
-``<weight>.<first row>.codes`` for each run of a mixed scheme), with ``quantize_activation`` in front of layers with
-int8 activations, once per activation and group size. Tensors are quantized when they are loaded. A table that is also
-the lm_head is packed once.
+``<weight>.<first row>.codes`` for each run of a mixed scheme), with ``quantize_activation`` in front of packed layers,
+once per activation, width and group size. Tensors are quantized when they are loaded. A table that is also the lm_head
+is packed once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
 from bitwright.codegen.linear import LinearSpec, linear_spec
 from bitwright.codegen.packing import pack, pack_float
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.errors import BitwrightError
 from bitwright.passes.base import functions, rewrite
 from bitwright.passes.quantizers.matrix import Quantizer
@@ -78,26 +79,28 @@ class Quantize:
 
 def _activations(rewriter: Any, x: Any, parts: tuple[LinearSpec, ...]) -> list[Any]:
     """What the parts read of ``x``, each once, in the order in which a kernel takes them."""
-    groups = [_activation_group(part) for part in parts]
     return [
         value
-        for group in dict.fromkeys(groups)
-        for value in ([x] if group is None else _quantized(rewriter, x, group, x_width=parts[0].inputs))
+        for quantized in dict.fromkeys(_quantization(part) for part in parts)
+        for value in ([x] if quantized is None else _quantized(rewriter, x, quantized))
     ]
 
 
-def _activation_group(part: LinearSpec) -> int | None:
-    """Inputs that share a scale of the quantized activation; None: floats."""
-    return None if part.scheme.activation.bits == 16 else part.scheme.weight.group or part.inputs
+def _quantization(part: LinearSpec) -> QuantizedRows | None:
+    """How a part reads its input; None: as floats."""
+    if not part.scheme.terms:
+        return None
+    group = part.scheme.weight.group
+    return QuantizedRows(0 if group == part.inputs else group, part.scheme.terms)
 
 
-def _quantized(rewriter: Any, x: Any, group: int, x_width: int) -> list[Any]:
-    key = ("quantized", x, group)
+def _quantized(rewriter: Any, x: Any, quantized: QuantizedRows) -> list[Any]:
+    key = ("quantized", x, quantized)
     if key not in rewriter.memo:
         from tvm import relax
 
-        group = 0 if group == x_width else group
-        whole = rewriter.emit(relax_ops.call("quantize_activation", [x], group=group))
+        call = relax_ops.call("quantize_activation", [x], group=quantized.group, terms=quantized.terms)
+        whole = rewriter.emit(call)
         rewriter.memo[key] = [rewriter.emit(relax.TupleGetItem(whole, i)) for i in range(3)]
     return list(rewriter.memo[key])
 

@@ -56,6 +56,14 @@ class BenchTest:
         ends = [self.depth + min(start + chunk, self.tokens) for start in range(0, self.tokens, chunk)]
         return (len(ends) * weights + cache * sum(ends)) // self.tokens
 
+    def macs_per_token(self, interface: Interface) -> int:
+        """Multiply-adds of linear layers for one token, on average over the test; 0 where they are not known.
+
+        Of a prompt's chunk only the last token goes through what leads to logits alone, a decoded token always does.
+        """
+        chunks = self.tokens if self.kind == "tg" else -(-self.tokens // interface.prefill_chunk)
+        return interface.macs_per_token + chunks * interface.macs_per_chunk // self.tokens
+
 
 @dataclass(frozen=True)
 class BenchRow:
@@ -65,12 +73,14 @@ class BenchRow:
         samples: tokens per second of each repetition.
         bytes_per_token: see ``BenchTest.bytes_per_token``.
         bandwidth: bytes per second of the read loop, median over the repetitions.
+        macs_per_token: see ``BenchTest.macs_per_token``.
     """
 
     test: BenchTest
     samples: tuple[float, ...]
     bytes_per_token: int
     bandwidth: float
+    macs_per_token: int = 0
 
     @property
     def median(self) -> float:
@@ -90,6 +100,10 @@ class BenchRow:
         return self.median * self.bytes_per_token
 
     @property
+    def macs_per_second(self) -> float:
+        return self.median * self.macs_per_token
+
+    @property
     def roofline_fraction(self) -> float:
         return self.bytes_per_second / self.bandwidth
 
@@ -105,6 +119,8 @@ class BenchRow:
             "bytes_per_second": self.bytes_per_second,
             "read_bandwidth": self.bandwidth,
             "roofline_fraction": self.roofline_fraction,
+            "macs_per_token": self.macs_per_token,
+            "macs_per_second": self.macs_per_second,
         }
 
 
@@ -187,7 +203,8 @@ def _measure(session: Session, test: BenchTest, repetitions: int, done: Callable
         seconds = _run(session, test, ids)
         samples.append(test.tokens / seconds)
         done(repetition)
-    return BenchRow(test, tuple(samples[1:]), size, statistics.median(bandwidths[1:]))
+    macs = test.macs_per_token(session.manifest.interface)
+    return BenchRow(test, tuple(samples[1:]), size, statistics.median(bandwidths[1:]), macs)
 
 
 def _run(session: Session, test: BenchTest, ids: np.ndarray) -> float:
@@ -215,5 +232,5 @@ def profile_tests(session: Session, tests: Sequence[BenchTest], *, repetitions: 
         session.module.use_threads(test.threads)
         step = BenchTest(test.kind, tokens, test.depth, test.threads)
         size = step.bytes_per_token(session.manifest.interface) * tokens
-        bandwidth = ReadLoop(session.module, size, test.threads).bytes_per_second()
-        yield profile_step(session, tokens, test.depth, bandwidth, repetitions=repetitions)
+        read = ReadLoop(session.module, size, test.threads)
+        yield profile_step(session, tokens, test.depth, read.bytes_per_second, repetitions=repetitions)

@@ -41,6 +41,7 @@ class DecodeStep:
         self.logits = aligned_zeros((1, vocab), "float32")
         self.best = aligned_zeros((1,), "int64")
         self._ticks = aligned_zeros((len(record.tasks) + 1,), "int64")
+        self._first: tuple[float, np.ndarray] | None = None
         arena = aligned_zeros((record.shared_bytes + record.threads * record.private_bytes,), "uint8")
         words = aligned_zeros((record.threads * record.barrier_words,), "int64")
         tables = []
@@ -57,18 +58,23 @@ class DecodeStep:
         self._generation += 1
         self._function(*self._arguments, position, threads, self._generation, int(profile))
 
-    def profile(self, token: int, position: int, threads: int, repetitions: int) -> list[list[KernelTime]]:
-        """The time of every kernel in each of ``repetitions`` (at least two) calls, in the order of their first task.
+    def profile(self, token: int, position: int, threads: int) -> list[KernelTime]:
+        """The time of every kernel in one call, in the order of their first task.
 
-        The time from the first call to the last gives the length of a cycle; what lies between calls is no kernel's.
+        The time since the first such call gives the length of a cycle; what lies between calls belongs to no kernel.
         """
-        starts, ticks = [], []
-        for _ in range(repetitions):
-            starts.append(time.perf_counter())
-            self(token, position, threads, profile=True)
-            ticks.append(self._ticks.copy())
-        per_cycle = (starts[-1] - starts[0]) / float(ticks[-1][0] - ticks[0][0])
-        return [self._kernel_times(counts, per_cycle, position + 1) for counts in ticks]
+        if self._first is None:
+            self._first = self._profiled(token, position, threads)
+        start, ticks = self._profiled(token, position, threads)
+        first_start, first_ticks = self._first
+        per_cycle = (start - first_start) / float(ticks[0] - first_ticks[0])
+        return self._kernel_times(ticks, per_cycle, position + 1)
+
+    def _profiled(self, token: int, position: int, threads: int) -> tuple[float, np.ndarray]:
+        """When a profiled call started, and the cycle counter at the start of each task and at the end."""
+        start = time.perf_counter()
+        self(token, position, threads, profile=True)
+        return start, self._ticks.copy()
 
     def _kernel_times(self, ticks: np.ndarray, per_cycle: float, cached: int) -> list[KernelTime]:
         import numpy as np

@@ -26,14 +26,18 @@ _RUN = 0
 _BUILTIN = "vm."
 _NOTHING_CALLS = 200
 _SEED = 0
+_TURNS = 4
 
 
-def profile_step(session: Session, tokens: int, depth: int, bandwidth: float, *, repetitions: int = 5) -> Breakdown:
+def profile_step(
+    session: Session, tokens: int, depth: int, read: Callable[[], float], *, repetitions: int = 5
+) -> Breakdown:
     """Profile the processing of ``tokens`` tokens behind ``depth`` others: a decode step if it is one, else a chunk.
 
     Args:
-        bandwidth: bytes per second to compare with.
-        repetitions: runs of each kind, plain and profiled, after one that is not counted; medians are taken.
+        read: measures the bandwidth to compare with, bytes per second.
+        repetitions: rounds of reading, then of plain and profiled runs in turns, the first two of which are not
+            counted: they find the weights displaced by the reading. Medians are taken.
 
     Raises:
         UsageError: more tokens than one chunk holds.
@@ -48,19 +52,26 @@ def profile_step(session: Session, tokens: int, depth: int, bandwidth: float, *,
     if depth:
         session.prefill(ids[:depth])
     new = ids[depth:]
-    plain = [_plain(session, new) for _ in range(repetitions + 1)]
     step = session.module.decode_step
-    if tokens == 1 and step is not None:
-        runs = step.profile(int(new[0]), depth, session.threads, repetitions + 1)
-    else:
-        runs = [_instrumented(session, new) for _ in range(repetitions + 1)]
+    bandwidths, plain, runs = [], [], []
+    for _ in range(repetitions):
+        bandwidths.append(read())
+        for turn in range(_TURNS + 1):
+            seconds = _plain(session, new)
+            if tokens == 1 and step is not None:
+                kernels = step.profile(int(new[0]), depth, session.threads)
+            else:
+                kernels = _instrumented(session, new)
+            if turn:
+                plain.append(seconds)
+                runs.append(kernels)
     return Breakdown(
         test="tg1" if tokens == 1 else f"pp{tokens}",
         depth=depth,
         threads=session.threads,
-        seconds=statistics.median(plain[1:]),
-        kernels=median_times(runs[1:]),
-        bandwidth=bandwidth,
+        seconds=statistics.median(plain),
+        kernels=median_times(runs),
+        bandwidth=statistics.median(bandwidths),
     )
 
 

@@ -87,11 +87,11 @@ def random_layer(spec: LinearSpec, isa: Isa, seed: int = 0) -> Layer:
 def relative_error(spec: LinearSpec, isa: Isa, x: Array, layer: Layer) -> float:
     """Largest |kernel - oracle| relative to the sum of the magnitudes of the terms (see ``reference.TOLERANCE``)."""
     layout, bias = spec.layout(isa), layer.bias
-    if spec.scheme.activation.bits == 8:
+    if terms := spec.scheme.terms:
         assert layer.codes is not None and layer.scales is not None and layer.zeros is not None
-        x8, scale, total = reference.quantize_activation(x, layout.group)
+        x8, scale, total = reference.quantize_activation(x, layout.group, terms)
         activations = (x8, scale, total)
-        expected = reference.linear_a8(x8, scale, layer.codes, layer.scales, layer.zeros, bias)
+        expected = reference.linear_packed(x8, scale, layer.codes, layer.scales, layer.zeros, bias)
     else:
         activations = (x,)
         expected = reference.linear(x, layer.weights, bias)

@@ -131,11 +131,25 @@ def test_storage_bytes_of_a_known_matrix() -> None:
 
 @pytest.mark.parametrize(
     ("outputs", "lanes", "blocks"),
-    [(576, 8, 4), (192, 8, 4), (49152, 8, 4), (576, 16, 3), (192, 16, 3), (960, 16, 3), (1536, 16, 4), (8, 8, 2)],
+    [(576, 8, 4), (192, 8, 4), (49152, 8, 4), (576, 16, 3), (192, 16, 3), (960, 16, 3), (1536, 16, 4)],
 )
-def test_blocks_waste_least_on_two_cores(outputs: int, lanes: int, blocks: int) -> None:
+def test_blocks_leave_no_core_idle(outputs: int, lanes: int, blocks: int) -> None:
     """576 rows are 9 tiles of 4 x 16 rows (5 + 4 on two cores) but 12 tiles of 3 x 16."""
     assert choose_blocks(outputs, lanes) == blocks
+
+
+@pytest.mark.parametrize(("outputs", "lanes", "blocks"), [(160, 16, 2), (112, 16, 1), (8, 8, 1), (50257, 16, 2)])
+def test_blocks_that_pad_least_come_first(outputs: int, lanes: int, blocks: int) -> None:
+    """160 rows are 4 tiles of 3 x 16 rows with 32 to spare, or 5 whole tiles of 2 x 16."""
+    assert choose_blocks(outputs, lanes) == blocks
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_whole_vectors_of_rows_have_the_bytes_of_their_scheme(lanes: int) -> None:
+    scheme = WeightScheme.parse("u3g32z")
+    for vectors in range(1, 70):
+        outputs = vectors * lanes
+        assert packed_layout(outputs, 64, scheme, lanes).storage_bytes == scheme.storage_bytes(outputs, 64)
 
 
 def test_pack_refuses_what_does_not_fit() -> None:

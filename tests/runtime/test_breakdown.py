@@ -68,9 +68,9 @@ def test_a_step_is_timed_by_its_cycle_counter() -> None:
             pass
 
     zeros = np.zeros(16, "float32")
-    runs = DecodeStep(load_runtime(), step, record, VOCAB, [zeros], [zeros]).profile(3, 9, 1, 4)
-    assert len(runs) == 4
-    for linear, attention in runs:
+    decode = DecodeStep(load_runtime(), step, record, VOCAB, [zeros], [zeros])
+    for _ in range(3):
+        linear, attention = decode.profile(3, 9, 1)
         assert (linear.name, linear.calls, linear.nbytes) == ("linear", 2, 1500)
         assert (attention.name, attention.calls, attention.nbytes) == ("attention", 1, 16 * 10)
         assert linear.seconds == pytest.approx(2e-3, rel=0.2)
@@ -81,8 +81,9 @@ def test_a_step_is_timed_by_its_cycle_counter() -> None:
 def test_the_vm_shows_every_kernel_and_what_it_reads(session: Session, toy: Any, tokens: int) -> None:
     depth = 7
     before = session.logits([1, 2, 3])
-    found = profile_step(session, tokens, depth, 1e9, repetitions=2)
+    found = profile_step(session, tokens, depth, iter([3e9, 5e9]).__next__, repetitions=2)
     assert (found.test, found.depth, found.threads) == ("tg1" if tokens == 1 else f"pp{tokens}", depth, THREADS)
+    assert found.bandwidth == 4e9
     append, logits = found.kernels
     assert append.name.startswith("append_") and logits.name.startswith("logits_")
     assert (append.calls, logits.calls) == (1, 1)
@@ -96,7 +97,7 @@ def test_the_vm_shows_every_kernel_and_what_it_reads(session: Session, toy: Any,
 
 def test_more_tokens_than_a_chunk_are_refused(session: Session) -> None:
     with pytest.raises(UsageError, match=f"{toy_model.CHUNK + 1} tokens cannot be profiled"):
-        profile_step(session, toy_model.CHUNK + 1, 0, 1.0)
+        profile_step(session, toy_model.CHUNK + 1, 0, lambda: 1.0)
 
 
 def test_one_profile_per_kind_depth_and_thread_count(session: Session) -> None:

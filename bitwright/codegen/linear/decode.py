@@ -7,15 +7,13 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, store, vector, zero_registers
+from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import Dot, dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
-from bitwright.codegen.linear.lookup import looked_up
+from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, finish_group, fits_int32, packed_x
+from bitwright.codegen.linear.lookup import looked_up, wraps
 from bitwright.codegen.linear.unpack import (
-    byte_weight,
-    code_of_byte,
     field_codes,
     field_position,
     group_offset,
@@ -24,13 +22,13 @@ from bitwright.codegen.linear.unpack import (
     widen_half,
 )
 
-MAX_PREFETCHED_GROUP = 128
-"""Inputs of a group up to which its prefetches are straight-line code."""
+LINE_BYTES = 64
+"""Of a cache line, which one prefetch asks for."""
 
 
-def decode_int8(args: Arguments, tile: Any) -> None:
-    """Packed weights and int8 activations: one tile of results."""
-    layout, lanes = args.layout, args.layout.lanes
+def decode_packed(args: Arguments, tile: Any) -> None:
+    """Packed weights and quantized activations: one tile of results."""
+    layout, lanes, terms = args.layout, args.layout.lanes, args.terms
     dot = dot_of(args.isa, layout.weight.operand_bits)
     prepared = looked_up(args, dot.prepare)
     results = zero_registers(layout.blocks, vector("float32", lanes))
@@ -40,37 +38,65 @@ def decode_int8(args: Arguments, tile: Any) -> None:
 
     with loop(layout.groups) as group:
         offsets = [group_offset(args.zeros, layout, dot.bias, tile, group, block) for block in range(layout.blocks)]
+        starts = offsets if fits_int32(dot, terms, layout.group) else None
         activation_sum = args["sum"][0, group]
-        prefetch_codes(args, tile, group)
+        prefetch_scales(args, tile, group)
         if spans == 1:
-            totals = sums(args, dot, prepared, tile, group * units, units, offsets, activation_sum)
+            prefetch_codes(args, tile, group * units, units)
+            totals = sums(args, dot, prepared, tile, group * units, units, starts, activation_sum)
         else:
-            totals = zero_registers(layout.blocks, vector("int32", lanes))
-            for block, offset in enumerate(offsets):
-                totals[block] = centred(dot, totals[block], offset, activation_sum)
+            totals = _start(args, dot, starts, activation_sum)
             with loop(spans) as index:
-                part = sums(args, dot, prepared, tile, (group * spans + index) * units, units, None, None)
-                for block in range(layout.blocks):
-                    totals[block] = totals[block] + part[block]
+                first_unit = (group * spans + index) * units
+                prefetch_codes(args, tile, first_unit, units)
+                part = sums(args, dot, prepared, tile, first_unit, units, None, None)
+                for sum_index in range(len(totals)):
+                    totals[sum_index] = totals[sum_index] + part[sum_index]
         for block in range(layout.blocks):
+            sums_of_terms = [totals[term * layout.blocks + block] for term in range(terms)]
+            total = finish_group(dot, sums_of_terms, layout.group, offsets[block], activation_sum)
             scale = group_scale(args["scales"], args.isa, tile, group, block) * splat(args["scale"][0, group], lanes)
-            results[block] = results[block] + T.cast(totals[block], vector("float32", lanes)) * scale
+            results[block] = results[block] + total * scale
     for block in range(layout.blocks):
         args.write(0, tile, block, results[block])
 
 
-def prefetch_codes(args: Arguments, tile: Any, group: Any) -> None:
-    """Ask for as many lines of codes as a group has, the schedule's distance ahead in the stream."""
+def prefetch_codes(args: Arguments, tile: Any, first_unit: Any, units: int) -> None:
+    """Ask for as many lines of codes as a span has, the schedule's distance ahead in the stream."""
     layout, distance = args.layout, args.schedule.prefetch
-    if not distance or layout.group > MAX_PREFETCHED_GROUP:
+    if not distance:
         return
-    units = layout.group // layout.unit
     per_unit = layout.blocks * layout.lines
-    for line in range(units * per_unit):
-        ahead = line + distance // (4 * layout.lanes)
-        unit, rest = divmod(ahead, per_unit)
+    for line in range(0, units * per_unit, LINE_BYTES // (4 * layout.lanes)):
+        unit, rest = divmod(line + distance // (4 * layout.lanes), per_unit)
         block, inner = divmod(rest, layout.lines)
-        prefetch(args["codes"][tile, group * units + unit, T.int64(block), T.int64(inner), T.int64(0)])
+        prefetch(args["codes"][tile, first_unit + unit, T.int64(block), T.int64(inner), T.int64(0)])
+
+
+def prefetch_scales(args: Arguments, tile: Any, group: Any) -> None:
+    """Ask for the scales and zero points of the group whose codes lie the schedule's distance ahead."""
+    layout, distance = args.layout, args.schedule.prefetch
+    if not distance:
+        return
+    ahead = -(-distance // (layout.group * layout.weight.bits // 8 * layout.rows))
+    for tensor in layout.tensors:
+        if tensor.name in ("scales", "zeros"):
+            per_line = LINE_BYTES * layout.rows // (tensor.nbytes // (layout.tiles * layout.groups))
+            for row in range(0, layout.rows, per_line):
+                block, lane = divmod(row, layout.lanes)
+                prefetch(args[tensor.name][tile, group + ahead, T.int64(block), T.int64(lane)])
+
+
+def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:
+    """int32 sums of each term and block, term by term: zero, and for the last term offset * sum * 2**position."""
+    totals = zero_registers(args.terms * args.layout.blocks, vector("int32", args.layout.lanes))
+    if offsets is None:
+        return totals
+    start = activation_sum << T.int32(position) if position else activation_sum
+    last = (args.terms - 1) * args.layout.blocks
+    for block, offset in enumerate(offsets):
+        totals[last + block] = centred(dot, totals[last + block], offset, start)
+    return totals
 
 
 def _sums_in_place(
@@ -93,26 +119,26 @@ def _sums_in_place(
     # What is looked up is a byte, wherever the code lay.
     place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
     positions = sorted(set(place), reverse=True)
-    totals = zero_registers(layout.blocks, vector("int32", lanes))
-    if offsets is not None:
-        start = activation_sum << T.int32(positions[0]) if positions[0] else activation_sum
-        for block, offset in enumerate(offsets):
-            totals[block] = centred(dot, totals[block], offset, start)
+    totals = _start(args, dot, offsets, activation_sum, positions[0])
     for position, above in zip(positions, [positions[0], *positions], strict=False):
         steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
         if position != above:
-            for block in range(layout.blocks):
-                totals[block] = totals[block] >> splat(T.int32(above - position), lanes)
+            for index in range(len(totals)):
+                totals[index] = totals[index] >> splat(T.int32(above - position), lanes)
         for first in range(0, len(steps), args.schedule.chain):
             chain = totals if first == 0 and position == positions[0] else zero_registers(len(totals), totals.dtype)
             for unit, step in steps[first : first + args.schedule.chain]:
-                x4 = packed_x(args["x8"], 0, (first_unit + unit) * layout.unit + 4 * step)
+                k = (first_unit + unit) * layout.unit + 4 * step
+                x4 = [packed_x(args["x8"], 0, k + term * layout.inputs) for term in range(args.terms)]
                 for block in range(layout.blocks):
-                    codes = field_codes(args["codes"], layout, tile, first_unit + unit, block, step, position)
-                    chain[block] = dot.step(chain[block], prepared(codes), x4)
+                    place_of = (tile, first_unit + unit, block, step, position)
+                    operand = prepared(field_codes(args["codes"], layout, *place_of, any_above=wraps(args)))
+                    for term in range(args.terms):
+                        index = term * layout.blocks + block
+                        chain[index] = dot.step(chain[index], operand, x4[term])
             if chain is not totals:
-                for block in range(layout.blocks):
-                    totals[block] = totals[block] + chain[block]
+                for index in range(len(totals)):
+                    totals[index] = totals[index] + chain[index]
     return totals
 
 
@@ -127,76 +153,28 @@ def _sums_moved(
     activation_sum: Any,
 ) -> Registers:
     """The same where operands must stay small: every code is moved to bit 0."""
-    layout, lanes = args.layout, args.layout.lanes
-    totals = zero_registers(layout.blocks, vector("int32", lanes))
+    layout = args.layout
+    totals = _start(args, dot, offsets, activation_sum)
 
     def operand(block: int, step: int) -> Any:
         unit, inner = divmod(step, layout.unit // 4)
         return prepared(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
 
-    def activation(_row: int, step: int) -> Any:
-        return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step)
+    def activation(term: int, step: int) -> Any:
+        return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step + term * layout.inputs)
 
     for chunk in range(units * layout.unit // INPUT_MULTIPLE):
         steps = chunk * (INPUT_MULTIPLE // 4)
         accumulate_chunk(
             dot,
             totals,
-            1,
+            args.terms,
             layout.blocks,
             lambda block, step, steps=steps: operand(block, steps + step),  # type: ignore[misc]
-            lambda row, step, steps=steps: activation(row, steps + step),  # type: ignore[misc]
+            lambda term, step, steps=steps: activation(term, steps + step),  # type: ignore[misc]
             unroll=True,
         )
-    if offsets is not None:
-        for block, offset in enumerate(offsets):
-            totals[block] = centred(dot, totals[block], offset, activation_sum)
     return totals
-
-
-def prepare_float_activations(args: Arguments) -> tuple[Any, Any]:
-    """Scratch for ``decode_packed_float``: x times ``byte_weight``, and the sum of x over each group."""
-    layout = args.layout
-    weighted = T.alloc_buffer((layout.inputs,), "float32")
-    sums = T.alloc_buffer((layout.groups,), "float32")
-    with loop(layout.groups) as group:
-        total = zero_registers(4, "float32")
-        with loop(layout.group // 4) as step:
-            for byte in range(4):
-                k = group * layout.group + step * 4 + byte
-                value = args["x"][0, k]
-                total[byte] = total[byte] + value
-                store(weighted, value * T.float32(byte_weight(byte)), [k], 1)
-        store(sums, (total[0] + total[1]) + (total[2] + total[3]), [group], 1)
-    return weighted, sums
-
-
-def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) -> None:
-    """Packed weights and float activations: sum(code * x) - zero * sum(x) in each group, in single precision."""
-    layout, lanes = args.layout, args.layout.lanes
-    results = zero_registers(layout.blocks, vector("float32", lanes))
-    operands = looked_up(args)
-    units = layout.group // layout.unit
-    with loop(layout.groups) as group:
-        totals = zero_registers(layout.blocks, vector("float32", lanes))
-        with loop(units) as inner:
-            unit = group * units + inner
-            for step in range(layout.unit // 4):
-                for block in range(layout.blocks):
-                    codes = operands(step_codes(args["codes"], layout, tile, unit, block, step))
-                    for byte in range(4):
-                        x = splat(weighted[unit * layout.unit + 4 * step + byte], lanes)
-                        totals[block] = totals[block] + code_of_byte(codes, byte, lanes) * x
-        for block in range(layout.blocks):
-            offset = group_offset(args.zeros, layout, 0, tile, group, block)
-            if isinstance(offset, int):
-                centre = splat(sums[group] * T.float32(offset), lanes)
-            else:
-                centre = T.cast(offset, vector("float32", lanes)) * splat(sums[group], lanes)
-            total = totals[block] + centre
-            results[block] = results[block] + total * group_scale(args["scales"], args.isa, tile, group, block)
-    for block in range(layout.blocks):
-        args.write(0, tile, block, results[block])
 
 
 def decode_float(args: Arguments, tile: Any) -> None:

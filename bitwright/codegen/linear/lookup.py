@@ -1,7 +1,8 @@
 """From codes to the bytes that kernels multiply: codes as they are, or what they look up in a codebook.
 
-A table lies in registers. ``vpshufb`` finds one of 16 bytes in each 128-bit lane, ``vpermb`` one of 64 in a register;
-wider tables without ``vpermb`` are several ``vpshufb``, chosen between by the code's upper bits.
+A table lies in registers. ``vpermb`` finds one of 64 bytes by the six lowest bits of a byte; narrower tables repeat, so
+that what lies above a code need not be cleared. ``vpshufb`` finds one of 16 bytes in each 128-bit lane; wider tables
+are several of those, chosen between by the code's upper bits.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def looked_up(args: Arguments, prepare: Bytes = identity) -> Bytes:
     table = args["codebook"]
     if isa.dot == "portable":
         return lambda codes: prepare(_gather(table, codes, width))
-    if isa.permute and weight.bits > 4:
+    if isa.permute:
         entries = _kept([prepare(load(table, [0], width))], width)
         return lambda codes: llvm(_PERMUTE, vector("uint8", width), entries[0], codes)
     count = max((1 << weight.bits) // SHUFFLED, 1)
@@ -53,6 +54,11 @@ def looked_up(args: Arguments, prepare: Bytes = identity) -> Bytes:
         return found[0]
 
     return look_up
+
+
+def wraps(args: Arguments) -> bool:
+    """Look-ups take the code's lowest bits whatever lies above them: ``vpermb`` in a table that repeats."""
+    return args.layout.weight.is_codebook and args.isa.permute
 
 
 def _kept(values: list[Any], width: int) -> Registers:

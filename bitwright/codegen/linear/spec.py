@@ -10,6 +10,7 @@ from typing import Literal
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout, TensorSpec, packed_layout
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.errors import InternalError
 from bitwright.runs import WeightsScheme, runs_of
 from bitwright.scheme import LinearScheme
@@ -114,7 +115,7 @@ def part_arguments(spec: AnyLinear, isa: Isa) -> tuple[PartArguments, ...]:
     found = []
     for number, part in enumerate(spec.parts):
         layout = part.layout(isa)
-        key = (part.scheme.activation, layout.groups if part.scheme.activation.bits == 8 else 0)
+        key = (part.scheme.terms, layout.groups if part.scheme.terms else 0)
         if key not in known:
             known[key] = _renamed(_activations(part, layout), len(known))
         weights = {tensor.name: tensor for tensor in layout.tensors}
@@ -124,15 +125,10 @@ def part_arguments(spec: AnyLinear, isa: Isa) -> tuple[PartArguments, ...]:
 
 def _activations(part: LinearSpec, layout: PackedLayout) -> dict[str, TensorSpec]:
     rows = part.rows or TOKENS
-    if part.scheme.activation.bits != 8:
+    terms = part.scheme.terms
+    if not terms:
         return {"x": TensorSpec("x", "float32", (rows, part.inputs))}
-    grouped = (rows, layout.groups)
-    tensors = (
-        TensorSpec("x8", "int8", (rows, part.inputs)),
-        TensorSpec("scale", "float32", grouped),
-        TensorSpec("sum", "int32", grouped),
-    )
-    return {tensor.name: tensor for tensor in tensors}
+    return {tensor.name: tensor for tensor in QuantizedRows(layout.group, terms).tensors(rows, part.inputs)}
 
 
 def _renamed(tensors: dict[str, TensorSpec], number: int) -> dict[str, TensorSpec]:

@@ -22,27 +22,41 @@ def field_position(layout: PackedLayout, step: int) -> int:
     return first.source - first.position
 
 
-def field_codes(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: int, step: int, position: int) -> Any:
-    """Codes of a step at bit ``position`` of their bytes, all other bits zero: code * 2**position."""
+def field_codes(
+    codes: Any,
+    layout: PackedLayout,
+    tile: Any,
+    unit: Any,
+    block: int,
+    step: int,
+    position: int,
+    *,
+    any_above: bool = False,
+) -> Any:
+    """Codes of a step at bit ``position`` of their bytes, all other bits zero: code * 2**position.
+
+    Args:
+        any_above: bits above the code may be anything, which saves clearing them.
+    """
     result = None
     for piece in layout.fields[step]:
         line = load(codes, [tile, unit, block, piece.line, 0], 4 * layout.lanes)
-        bits = _moved(line, piece.source, piece.width, piece.position + position, layout.lanes)
+        free = any_above and result is None
+        width = 8 - piece.position - position if free else piece.width
+        bits = _moved(line, piece.source, width, piece.position + position, layout.lanes)
         result = bits if result is None else result | bits
     return result
 
 
 def _moved(line: Any, source: int, width: int, target: int, lanes: int) -> Any:
     """Bits ``source`` ... of every byte, at ``target`` ...; the mask drops what shifts carry across bytes."""
-    if width == 8:
-        return line
     shift = source - target
     if shift:
         words = T.reinterpret(line, dtype=vector("uint32", lanes))
         amount = splat(T.uint32(abs(shift)), lanes)
         words = words >> amount if shift > 0 else words << amount
         line = T.reinterpret(words, dtype=vector("uint8", 4 * lanes))
-    return line & splat(T.uint8(((1 << width) - 1) << target), 4 * lanes)
+    return line if width == 8 else line & splat(T.uint8(((1 << width) - 1) << target), 4 * lanes)
 
 
 def widen_half(value: Any, isa: Isa, lanes: int) -> Any:
@@ -69,20 +83,3 @@ def group_offset(zeros: Any, layout: PackedLayout, bias: int, tile: Any, group: 
         return bias - layout.weight.centre
     zero = T.cast(load(zeros, [tile, group, block, 0], layout.lanes), vector("int32", layout.lanes))
     return splat(T.int32(bias), layout.lanes) - zero
-
-
-def code_of_byte(codes: Any, byte: int, lanes: int) -> Any:
-    """f32 x lanes: byte ``byte`` of every 32-bit lane of ``codes``, times 2**(8 * byte) except for the last byte.
-
-    One operation less than shifting every byte down; ``byte_weight`` is what the activation must be multiplied by.
-    """
-    words = T.reinterpret(codes, dtype=vector("uint32", lanes))
-    if byte == 3:
-        words = words >> splat(T.uint32(24), lanes)
-    else:
-        words = words & splat(T.uint32(255 << (8 * byte)), lanes)
-    return T.cast(T.reinterpret(words, dtype=vector("int32", lanes)), vector("float32", lanes))
-
-
-def byte_weight(byte: int) -> float:
-    return 1.0 if byte == 3 else 2.0 ** (-8 * byte)

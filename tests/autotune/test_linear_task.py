@@ -53,8 +53,8 @@ def test_every_kind_of_kernel_is_checked_and_timed(scheme: str, m: int) -> None:
 def test_a_wrong_kernel_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     from bitwright.codegen.reference import linear as reference
 
-    real = reference.linear_a8
-    monkeypatch.setattr(reference, "linear_a8", lambda *arguments: real(*arguments) * 1.001)
+    real = reference.linear_packed
+    monkeypatch.setattr(reference, "linear_packed", lambda *arguments: real(*arguments) * 1.001)
     work = native((96, 192), "u4g32a8")
     with pytest.raises(NumericalError, match="differs from the oracle"):
         linear_task.measure({"target": "native", "workload": work.to_json(), "knobs": {}})
@@ -74,6 +74,8 @@ def test_spaces_hold_the_default_and_float_weights_have_none() -> None:
     for scheme in ("u4g32a8", "u2rowa8", "u8g128a16"):
         task = linear_task.linear_task(Workload("linear", (576, 1536), scheme, 1, 2, "avx512vnni"))
         assert task is not None and task.default in task.space
+    prefill = linear_task.linear_task(Workload("linear", (576, 1536), "u4g32a8", 128, 2, "avx512vnni"))
+    assert prefill is not None and set(prefill.space[0]) >= {"rows", "columns"}
     assert linear_task.linear_task(Workload("linear", (576, 1536), "f16", 1, 2, "avx2")) is None
 
 

@@ -84,3 +84,16 @@ def test_given_knobs_replace_the_defaults() -> None:
     assert schedule_of({"chain": 2}, spec, AVX2) == LinearSchedule(
         default_schedule(spec, AVX2).prefetch, 2, default_schedule(spec, AVX2).span
     )
+
+
+def test_latencies_are_measured_once_and_kept(tmp_path: Path) -> None:
+    from bitwright.autotune.latency import LatencyTable
+    from bitwright.tuning import measure_latencies
+
+    work, path = native((192, 576), "u4g32a8"), tmp_path / "t.json"
+    counts: list[tuple[int, int]] = []
+    table = measure_latencies([work], path, "native", lambda done, wanted: counts.append((done, wanted)))
+    assert counts == [(1, 2), (2, 2)] and table.look_up(work).measured and "step" in table.constants
+    assert LatencyTable.read(path).digest == table.digest
+    measure_latencies([work], path, "native", lambda done, wanted: counts.append((done, wanted)))
+    assert len(counts) == 2

@@ -50,7 +50,7 @@ def fit(measurements: Sequence[Measurement], wanted: str) -> Fit:
         raise UnsupportedError(
             f"no latency is known for {wanted}",
             limit=f"a prediction needs {LEAST_SHAPES} measured shapes of its kind",
-            remedy="measure it: bitwright tune --latency",
+            remedy="measure more shapes with bitwright.tuning.measure_latencies",
         )
     coefficients, errors = {}, []
     for size in sets:

@@ -13,6 +13,7 @@ from bitwright.runtime.arrays import aligned_zeros
 from bitwright.runtime.artifact import Artifact, map_tensors
 from bitwright.runtime.decode_step import FUNCTION, DecodeStep
 from bitwright.runtime.library import load_runtime, use_threads
+from bitwright.runtime.memory import should_copy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,14 +31,20 @@ class CompiledModule:
         weight_bytes, state_bytes: size of each tensor by its address.
     """
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
-        """Open an artifact that was verified before: this runs code from ``model.so``."""
+    def __init__(self, artifact: Artifact, threads: int, *, copy_weights: bool | None = None) -> None:
+        """Open an artifact that was verified before: this runs code from ``model.so``.
+
+        Args:
+            copy_weights: into huge pages; None: if this machine has them and room for the copy.
+        """
         self.threads = threads
         self._interface = artifact.manifest.interface
         self._ffi = load_runtime()
         self._module, self._vm = _open_library(self._ffi, artifact)
         self._functions = {name: self._vm[name] for name in self._interface.functions}
-        weights, state = _weights(artifact), _state(artifact)
+        if copy_weights is None:
+            copy_weights = should_copy(artifact.manifest.files[artifact.weights.name].bytes)
+        weights, state = _weights(artifact, copy=copy_weights), _state(artifact)
         # Views keep their arrays alive; the arrays keep the mapping alive.
         self._weights = self._ffi.Array([self._ffi.from_dlpack(array) for array in weights])
         self._state = self._ffi.Array([self._ffi.from_dlpack(array) for array in state])
@@ -167,8 +174,8 @@ def _open_library(ffi: Any, artifact: Artifact) -> tuple[Any, Any]:
     return module, executable
 
 
-def _weights(artifact: Artifact) -> list[np.ndarray]:
-    tensors = map_tensors(artifact.weights)
+def _weights(artifact: Artifact, *, copy: bool) -> list[np.ndarray]:
+    tensors = map_tensors(artifact.weights, copy=copy)
     names = artifact.manifest.weights
     if set(tensors) != set(names):
         odd = sorted(set(tensors) ^ set(names))

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 DEFAULT_MAX_TOKENS = 256
 
 
-def load(path: str | Path, *, threads: int | None = None) -> Session:
+def load(path: str | Path, *, threads: int | None = None, copy_weights: bool | None = None) -> Session:
     """Verify the artifact at ``path`` and start a session on it.
 
     Args:
         threads: threads to compute with; by default one per physical core this process may use.
+        copy_weights: copy the weights into huge pages, which are read faster, instead of mapping their file, which
+            shares memory with other processes. By default where there are huge pages and room.
 
     Raises:
         InputError: no artifact, or one that is damaged. Digests are checked before any of its code is opened.
@@ -45,7 +47,7 @@ def load(path: str | Path, *, threads: int | None = None) -> Session:
     artifact = Artifact.open(path)
     artifact.verify()
     artifact.check_host()
-    return Session(artifact, CompiledModule(artifact, count))
+    return Session(artifact, CompiledModule(artifact, count, copy_weights=copy_weights))
 
 
 class Session:

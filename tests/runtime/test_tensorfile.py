@@ -36,15 +36,15 @@ def write(path: Path, tensors: dict[str, np.ndarray]) -> Path:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(sorted(DTYPES.values())), SHAPES), max_size=6))
+@given(st.lists(st.tuples(st.sampled_from(sorted(DTYPES.values())), SHAPES), max_size=6), st.booleans())
 def test_round_trip_through_our_reader_and_the_safetensors_library(
-    tmp_path_factory: pytest.TempPathFactory, draw: list[tuple[str, tuple[int, ...]]]
+    tmp_path_factory: pytest.TempPathFactory, draw: list[tuple[str, tuple[int, ...]]], copy: bool
 ) -> None:
     from safetensors.numpy import load_file
 
     tensors = tensors_of(draw)
     path = write(tmp_path_factory.mktemp("weights") / "w.safetensors", tensors)
-    ours, theirs = map_tensors(path), load_file(path)
+    ours, theirs = map_tensors(path, copy=copy), load_file(path)
     assert list(ours) == list(tensors)
     for name, expected in tensors.items():
         assert ours[name].dtype == theirs[name].dtype == expected.dtype

@@ -1,7 +1,12 @@
-"""Read the weights: the safetensors file is mapped into memory and never copied.
+"""Read the weights: the safetensors file is mapped into memory, or copied once into huge pages.
 
-The mapping is private and writable: DLPack consumers want writable memory, and should a kernel ever write to a weight,
-only this process would see it. Pages that nobody writes stay shared with the page cache and with other processes.
+A decode step reads every weight. In pages of 4 KiB it walks page tables all along and hardware prefetchers stop at
+every
+page: memory of huge pages is read a fifth to a third faster. A file cannot be mapped so; one copy when loading can.
+
+The mapping of a file is private and writable: DLPack consumers want writable memory, and should a kernel ever write
+    to a weight, only this process would see it. Pages that nobody writes stay shared with the page cache and with
+    other processes.
 """
 
 from __future__ import annotations
@@ -38,10 +43,13 @@ class _Entry:
     end: int
 
 
-def map_tensors(path: Path) -> dict[str, np.ndarray]:
+def map_tensors(path: Path, *, copy: bool = False) -> dict[str, np.ndarray]:
     """Map a safetensors file and return its tensors, without padding, in file order.
 
     The arrays keep the mapping alive; they are views, 64-byte aligned.
+
+    Args:
+        copy: copy the file into memory of huge pages instead.
 
     Raises:
         InputError: the file is truncated or its header contradicts itself, the format or the file's size.
@@ -52,8 +60,7 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             entries, start = _read_header(file.read(8), file.fileno(), size, path)
-            flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
-            mapping = mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            mapping = _copied(file.fileno(), size) if copy else _mapped(file.fileno(), size)
     except OSError as error:
         raise InputError(f"cannot read the weights: {error.strerror}", where=str(path), remedy=_REMEDY) from error
     whole = np.frombuffer(mapping, dtype=np.uint8)
@@ -62,6 +69,23 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
         for entry in entries
         if not entry.name.startswith(PADDING_PREFIX)
     }
+
+
+def _mapped(descriptor: int, size: int) -> mmap.mmap:
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+    return mmap.mmap(descriptor, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _copied(descriptor: int, size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    view, done = memoryview(memory), 0
+    while done < size:
+        count = os.preadv(descriptor, [view[done:]], done)
+        if count == 0:
+            raise OSError(0, "it became shorter while it was read")
+        done += count
+    return memory
 
 
 def _read_header(prefix: bytes, descriptor: int, size: int, path: Path) -> tuple[list[_Entry], int]:

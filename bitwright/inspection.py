@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ from bitwright.scheme import BITS, GROUPS, LinearScheme, WeightScheme
 from bitwright.site import Site
 from bitwright.target import Target
 
+_PACKED = re.compile(r"[ukv](?P<bits>\d+)(?:g(?P<group>\d+)|row)")
 # Sorts a whole row behind every group size.
 MANY = 1 << 30
 
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One site; ``schemes``: names of the symmetric weight schemes that are legal for it (caches: storage)."""
+    """One site; ``schemes``: names of the (symmetric) schemes that are legal for it."""
 
     site: Site
     schemes: tuple[str, ...]
@@ -34,14 +36,19 @@ class SiteReport:
     @property
     def summary(self) -> str:
         """The schemes in short: widths, then groups, then floats; ``u2/3/4 in g32 g64 row, f16, f32``."""
-        uniform = [WeightScheme.parse(name) for name in self.schemes if name.startswith("u")]
-        groups = sorted({w.group for w in uniform}, key=lambda group: group or MANY)
-        widths = sorted({w.bits for w in uniform})
+        letter = "u" if self.site.weight else self.site.kind[0]
+        uniform = [
+            (int(match["bits"]), int(match["group"] or 0))
+            for name in self.schemes
+            if (match := _PACKED.fullmatch(name)) is not None
+        ]
+        groups = sorted({group for _, group in uniform}, key=lambda group: group or MANY)
+        widths = sorted({bits for bits, _ in uniform})
         regular = len(uniform) == len(groups) * len(widths)
-        others = [name for name in self.schemes if not name.startswith("u")]
+        others = [name for name in self.schemes if _PACKED.fullmatch(name) is None]
         if not uniform or not regular:
             return ", ".join(self.schemes)
-        text = f"u{'/'.join(map(str, widths))} in {' '.join(f'g{g}' if g else 'row' for g in groups)}"
+        text = f"{letter}{'/'.join(map(str, widths))} in {' '.join(f'g{g}' if g else 'row' for g in groups)}"
         return ", ".join([text, *others])
 
 
@@ -83,7 +90,7 @@ def inspect_model(
     """
     from bitwright import pipeline
     from bitwright.codegen.isa import select_isa
-    from bitwright.passes.legality import legal_weights
+    from bitwright.passes.legality import legal_caches, legal_weights
 
     tell = progress or (lambda _: None)
     machine = Target.parse(target)
@@ -92,12 +99,8 @@ def inspect_model(
     program = pipeline.sites_of(imported, Options(context=context), tell)
     reports = []
     for site in program.sites:
-        names = (
-            tuple(w.name for w in legal_weights(site, isa))
-            if site.weight
-            else (f"{site.kind[0]}16", f"{site.kind[0]}32")
-        )
-        reports.append(SiteReport(site, names))
+        legal = legal_weights(site, isa) if site.weight else legal_caches(site)
+        reports.append(SiteReport(site, tuple(scheme.name for scheme in legal)))
     matrices = [report.site for report in reports if report.site.weight]
     return Inspection(
         imported.name,

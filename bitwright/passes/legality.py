@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from bitwright.codegen.cache_layout import why_no_packed_cache
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear import LinearSpec, why_illegal
 from bitwright.errors import UnsupportedError
 from bitwright.plan import Plan
-from bitwright.scheme import BITS, GROUPS, LinearScheme, Scheme, WeightScheme
+from bitwright.scheme import BITS, CACHE_GROUPS, GROUPS, CacheScheme, LinearScheme, Scheme, WeightScheme
 from bitwright.site import Site
 
 SHOWN = 8
@@ -14,8 +17,8 @@ SHOWN = 8
 
 def reason(site: Site, scheme: Scheme, isa: Isa) -> str | None:
     """None if ``site`` can be compiled with ``scheme``, else why not."""
-    if not isinstance(scheme, LinearScheme):
-        return None
+    if isinstance(scheme, CacheScheme):
+        return why_no_packed_cache(scheme, site.shape[1])
     outputs, inputs = site.shape
     return why_illegal(LinearSpec(outputs, inputs, scheme, site.bias), isa)
 
@@ -37,7 +40,7 @@ def check_legal(plan: Plan, sites: tuple[Site, ...], isa: Isa) -> None:
     raise UnsupportedError(
         f"{len(found)} of {len(sites)} sites have no kernel for their scheme on {isa.name}",
         where=shown,
-        remedy="choose a group size that divides the inputs (bitwright inspect lists the legal schemes), or f16",
+        remedy="choose a group size that divides the inputs (bitwright inspect lists the legal schemes), or 16 bits",
     )
 
 
@@ -46,3 +49,11 @@ def legal_weights(site: Site, isa: Isa) -> list[WeightScheme]:
     uniform = [WeightScheme("uniform", bits, group) for bits in BITS for group in (*GROUPS, 0)]
     candidates = [*uniform, WeightScheme("float", 16), WeightScheme("float", 32)]
     return [weight for weight in candidates if reason(site, LinearScheme(weight), isa) is None]
+
+
+def legal_caches(site: Site) -> list[CacheScheme]:
+    """Every scheme that a cache ``site`` can have, narrowest first, then 16 and 32 bits."""
+    letter: Any = site.kind[0]
+    packed = [CacheScheme(letter, bits, group) for bits in BITS for group in (*CACHE_GROUPS, 0)]
+    candidates = [*packed, CacheScheme(letter, 16), CacheScheme(letter, 32)]
+    return [scheme for scheme in candidates if why_no_packed_cache(scheme, site.shape[1]) is None]

@@ -9,8 +9,14 @@ from typing import Any
 from tvm import relax
 
 from bitwright.codegen.activation import build_quantize_activation
-from bitwright.codegen.attention import AttentionSpec, FullAttentionSpec, build_attention, build_attention_full
-from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
+from bitwright.codegen.attention import (
+    AttentionSpec,
+    FullAttentionSpec,
+    attention_team_kernel,
+    build_attention,
+    build_attention_full,
+)
+from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, build_cache_append
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.isa import Isa
@@ -19,7 +25,6 @@ from bitwright.codegen.norm import NormSpec, build_norm
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
-from bitwright.program import CACHE_BLOCK
 from bitwright.scheme import LinearScheme
 
 # TVM's pattern kind of functions that are not fused with others.
@@ -35,6 +40,7 @@ class Lowering:
         call: the call, operands in place.
         isa: what kernels are generated for.
         threads: how many threads long work is divided among.
+        caches: what each layer's K and V are stored as.
         kernels: spec to global variable, shared by the module's functions.
         teams: kernels that a team of threads can share, by the name of their function.
     """
@@ -43,6 +49,7 @@ class Lowering:
     call: Any
     isa: Isa
     threads: int
+    caches: tuple[CacheSpec, ...]
     kernels: dict[Any, Any]
     teams: dict[str, TeamKernel]
 
@@ -138,16 +145,12 @@ def _rope(at: Lowering) -> Any:
 def _attention(at: Lowering) -> Any:
     """Append to the caches in place, then attend: the attention reads the appended caches, which orders the two."""
     q, k, v, k_cache, v_cache, position = at.call.args
-    kv_heads, head_dim = (int(d) for d in (k_cache.ty.shape.values[0], k_cache.ty.shape.values[2]))
-    capacity = int(k_cache.ty.shape.values[1]) * CACHE_BLOCK
-    value_dim = int(v_cache.ty.shape.values[2])
-    dtypes: list[Any] = [str(tensor.ty.dtype) for tensor in (k_cache, v_cache)]
-    cache = CacheSpec(kv_heads, head_dim, value_dim, capacity, *dtypes)
+    cache = at.caches[int(at.attribute("layer"))]
     append = AppendSpec(cache, at.rows, at.isa.lanes)
     start = position.ty.values[0]
     written = at.rewriter.emit(
         relax.op.call_tir_inplace(
-            at.kernel(append, lambda: build_cache_append(append)),
+            at.kernel(append, lambda: append_team_kernel(append) if at.rows else build_cache_append(append)),
             relax.Tuple([k, v, k_cache, v_cache, start]),
             [2, 3],
             [k_cache.ty, v_cache.ty],
@@ -164,7 +167,8 @@ def _attention(at: Lowering) -> Any:
         at.isa.lanes,
         at.threads,
     )
-    return at.emit(at.kernel(spec, lambda: build_attention(spec)), [q, *caches, start])
+    kernel = at.kernel(spec, lambda: attention_team_kernel(spec) if at.rows else build_attention(spec))
+    return at.emit(kernel, [q, *caches, start])
 
 
 def _attention_full(at: Lowering) -> Any:

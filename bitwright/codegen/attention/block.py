@@ -126,12 +126,14 @@ class Keys:
         key: (block, d, first lane, lanes) -> float32 lanes of keys: element d of tokens block * 16 + first lane ...
         blocks: key blocks that exist; a block index is clamped below it before ``key`` is asked.
         value: (token, offset, lanes) -> float32 lanes of a value row.
+        prepare: (first, end) -> None: emits what makes keys and values ``first .. end-1``, a chunk, readable.
         ahead: prefetches, for kernels that wait for memory; None for those that compute.
     """
 
     key: Callable[[Any, Any, int, int], Any]
     blocks: Any
     value: Callable[[Any, Any, int], Any]
+    prepare: Callable[[Any, Any], None] | None = None
     ahead: Ahead | None = None
 
 
@@ -186,6 +188,8 @@ class Block:
         """
         blocks = T.Bind(ceildiv(end - first, BLOCK))
         tokens = T.Bind(blocks * BLOCK)
+        if keys.prepare is not None:
+            keys.prepare(first, end)
         self._score(keys, groups, first, blocks, end)
         if self.softcap:
             self._cap(rows, tokens)

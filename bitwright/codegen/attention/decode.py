@@ -11,13 +11,14 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.attention.block import Ahead, Block, Keys, Range, Tile, ceildiv
+from bitwright.codegen.attention.block import Ahead, Block, Range, Tile, ceildiv
+from bitwright.codegen.attention.source import align_down, cached_keys
 from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.builder import Registers, load, loop, store, vector
 from bitwright.codegen.cache import BLOCK
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.team import THREADS, Phase, TeamKernel, share
-from bitwright.codegen.vectormath import LOWEST, exp, for_spans, hold, load_float, spans, splat
+from bitwright.codegen.vectormath import LOWEST, exp, for_spans, hold, spans, splat
 
 CHUNK = 64
 """Keys of a chunk. Small enough that its keys and values and the prefetched next ones share L1: measured, 64 beats 128
@@ -34,8 +35,8 @@ def attention_team_kernel(spec: AttentionSpec) -> TeamKernel:
         spec.name,
         arguments=(
             TensorSpec("q", "float32", (1, spec.heads * cache.head_dim)),
-            TensorSpec("k_cache", cache.key_dtype, cache.key_shape),
-            TensorSpec("v_cache", cache.value_dtype, cache.value_shape),
+            cache.keys,
+            cache.values,
             TensorSpec("pos", "int64", ()),
             TensorSpec("y", "float32", (1, width)),
         ),
@@ -59,7 +60,7 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
     key_cache, value_cache = buffers["k_cache"], buffers["v_cache"]
     end = T.Bind(buffers["pos"] + 1)
     seen = T.Bind(T.max(end - spec.window, T.int64(0)) if spec.window else T.int64(0))
-    origin = T.Bind(T.floordiv(seen, T.int64(BLOCK)) * BLOCK)
+    origin = T.Bind(align_down(cache, seen))
     chunks = T.Bind(ceildiv(end - origin, tile.chunk))
     allowed = Range(end=lambda _: end, first=(lambda _: seen) if spec.window else None)
     run_start, run_end = (T.Bind(bound) for bound in share(chunks * cache.kv_heads, thread, threads))
@@ -73,12 +74,8 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
                 groups = block.start(
                     T.int64(group), lambda r, d: buffers["q"][0, (head * group + r) * cache.head_dim + d]
                 )
-                keys = Keys(
-                    key=lambda b, d, lane, n: load_float(key_cache, [head, b, d, T.int64(lane)], n),
-                    blocks=T.int64(cache.capacity // BLOCK),
-                    value=lambda t, offset, n: load_float(value_cache, [head, t, T.int64(offset)], n),
-                    ahead=_ahead(spec, key_cache, value_cache, head),
-                )
+                ahead = _ahead(spec, key_cache, value_cache, head) if cache.is_float else None
+                keys = cached_keys(cache, tile, head, key_cache, value_cache, ahead)
                 with loop(stop - start, start=start) as chunk:
                     first = T.Bind(origin + chunk * tile.chunk)
                     block.visit(keys, T.int64(group), groups, allowed, first, T.min(first + tile.chunk, end))
@@ -132,7 +129,7 @@ def _merge(spec: AttentionSpec, buffers: Mapping[str, Any], threads: Any) -> Non
 def _ahead(spec: AttentionSpec, key_cache: Any, value_cache: Any, head: Any) -> Ahead:
     cache = spec.cache
     key_line, value_line = (
-        LINE_BYTES // (2 if dtype == "float16" else 4) for dtype in (cache.key_dtype, cache.value_dtype)
+        LINE_BYTES // (2 if dtype == "float16" else 4) for dtype in (cache.keys.dtype, cache.values.dtype)
     )
 
     def key(token: Any, line: int) -> None:

@@ -64,7 +64,8 @@ class AttentionSpec:
 
     @property
     def name(self) -> str:
-        return f"attention_{self.heads}x{self.cache.head_dim}{'_decode' if self.rows == 1 else ''}"
+        window = f"_window{self.window}" if self.window else ""
+        return f"attention_{self.heads}on{self.cache.name}{window}{'_decode' if self.rows == 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ def step_codes(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: in
     result = None
     for plane in layout.planes:
         line = load(codes, [tile, unit, block, plane.first + step // plane.fields, 0], 4 * layout.lanes)
-        bits = _field(line, plane.width, step % plane.fields, plane.position, layout.lanes)
+        bits = bit_field(line, plane.width, step % plane.fields, plane.position, layout.lanes)
         result = bits if result is None else result | bits
     return result
 
 
-def _field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:
+def bit_field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:
     """Bit field ``field`` of every byte, moved to bit ``position``; the mask drops what shifts carry across bytes."""
     if width == 8:
         return line

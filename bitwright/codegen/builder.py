@@ -124,6 +124,12 @@ def zero_registers(count: int, dtype: str) -> Registers:
     return registers
 
 
+def prefetch(element: Any) -> None:
+    """Ask for the cache line of a tensor element (an LLVM hint that any target may ignore)."""
+    arguments = (T.address_of(element), T.int32(0), T.int32(3), T.int32(1))  # read, keep in every level, data
+    T.evaluate(T.call_llvm_intrin("llvm.prefetch", *arguments, dtype="void"))
+
+
 def llvm(intrinsic: str, dtype: str, *args: Any) -> Any:
     """A call of a pure LLVM intrinsic, by its name such as ``llvm.x86.avx2.pmadd.ub.sw``."""
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(intrinsic), *args, dtype=dtype)

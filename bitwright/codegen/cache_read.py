@@ -10,7 +10,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import load, splat, vector
+from bitwright.codegen.builder import load, prefetch, splat, vector
 from bitwright.codegen.cache_layout import LINE_BYTES, TOKENS, ZERO_STEPS, PackedCache
 from bitwright.codegen.linear.unpack import bit_field
 
@@ -41,6 +41,12 @@ class PackedHead:
             bits = bit_field(codes, plane.width, step % plane.fields, plane.position, self.lanes)
             result = bits if result is None else result | bits
         return result
+
+    def ask_for(self, block: Any, piece: Any, pieces: int, step: int, steps: int) -> None:
+        """Prefetch what falls to step ``step`` of ``steps`` of one of a block's ``pieces`` pieces."""
+        lines = -(-self.layout.block_bytes // (pieces * LINE_BYTES))
+        for line in range(step * lines // steps, (step + 1) * lines // steps):
+            prefetch(self.buffer[self.head, block, (piece * lines + line) * LINE_BYTES])
 
     def scales(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
         """f32 x lanes: scales of tokens ``token`` ... of a block."""

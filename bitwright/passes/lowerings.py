@@ -164,7 +164,7 @@ def _attention(at: Lowering) -> Any:
         float(at.attribute("softcap")),
         int(at.attribute("window")),
         at.rows,
-        at.isa.lanes,
+        at.isa,
         at.threads,
     )
     kernel = at.kernel(spec, lambda: attention_team_kernel(spec) if at.rows else build_attention(spec))

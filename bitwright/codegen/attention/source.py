@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.attention.block import Ahead, Keys, Tile
+from bitwright.codegen.attention.block import Keys, Tile
 from bitwright.codegen.builder import load, loop, splat, store, vector
 from bitwright.codegen.cache import BLOCK, CacheSpec
 from bitwright.codegen.cache_layout import ROWS, TOKENS, PackedCache
@@ -40,9 +40,7 @@ def align_down(cache: CacheSpec, token: Any) -> Any:
     return T.floordiv(token, step) * step
 
 
-def cached_keys(
-    cache: CacheSpec, tile: Tile, head: Any, k_cache: Any, v_cache: Any, ahead: Ahead | None = None
-) -> Keys:
+def cached_keys(cache: CacheSpec, tile: Tile, head: Any, k_cache: Any, v_cache: Any) -> Keys:
     """Keys and values of one head as floats, whatever the cache holds. Call it inside the loop that owns the block."""
     keys, values = (
         key_source(cache, k_cache, tile.chunk, tile.lanes),
@@ -58,7 +56,7 @@ def cached_keys(
         blocks=T.int64(cache.capacity // BLOCK),
         value=lambda t, offset, n: values.value(head, t, offset, n),
         prepare=prepare,
-        ahead=ahead,
+        align=BLOCK if cache.is_float else TOKENS,
     )
 
 

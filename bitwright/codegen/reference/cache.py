@@ -49,6 +49,20 @@ def round_trip(x: Array, layout: PackedCache) -> Array:
     return dequantize(*quantize(x, layout.bits, layout.group), layout.bits)
 
 
+def round_query(q: Array, layout: PackedCache) -> Array:
+    """The queries f32 [n, heads, width] that a decode kernel multiplies packed keys with.
+
+    Per head and group of elements, symmetric: to steps of the largest magnitude / 127, or / (127 * 128) for keys of 8
+    bits, which a single byte would harm.
+    """
+    steps = np.float32(127 * 128 if layout.bits == 8 else 127)
+    grouped = q.astype(np.float32, copy=False).reshape(*q.shape[:-1], -1, layout.group)
+    largest = np.abs(grouped).max(axis=-1, keepdims=True)
+    inverse = np.where(largest > 0, steps / np.where(largest > 0, largest, np.float32(1)), np.float32(0))
+    rounded: Array = np.rint(grouped * inverse).astype(np.float64) * largest / steps
+    return rounded.reshape(q.shape).astype(np.float32)
+
+
 def pack(x: Array, layout: PackedCache, fill: Array | None = None) -> Array:
     """x[tokens, heads, width] quantized and stored at tokens 0, 1, ...
 

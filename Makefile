@@ -57,7 +57,7 @@ format: $(INSTALLED_DEV) ## rewrite the sources as the checks want them
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-peers: $(INSTALLED) ## install llama.cpp for benchmarks/peer_llama_cpp.py (compiles C++ for minutes)
+peers: $(INSTALLED) ## install llama.cpp for benchmarks/peers.py (compiles C++ for minutes)
 	@$(PIP) install --quiet -r requirements/peers.txt
 
 clean: ## remove what was built; keep the environment

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class BitwrightEngine:
     """One artifact in one session.
@@ -24,15 +27,20 @@ class BitwrightEngine:
         self.vocab = self._session.vocab
         self.weight_bytes = self._session.manifest.files["weights.safetensors"].bytes
         self._version = bitwright.__version__
+        self._logits = np.empty(0, np.float32)
 
     def prefill(self, ids: Sequence[int]) -> None:
-        self._session.prefill(ids)
+        self._logits = self._session.prefill(ids)
 
     def decode(self, token: int) -> None:
-        self._session.decode(token)
+        self._logits = self._session.advance(token).logits
 
     def reset(self) -> None:
         self._session.reset()
+
+    def last_logits(self) -> NDArray[np.float32]:
+        """Logits after the last token, float32 (vocab,)."""
+        return self._logits.copy()
 
     @property
     def description(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A Hugging Face llama folder as llama.cpp's GGUF, in single precision and in llama.cpp's own quantized types."""
+"""A Hugging Face llama folder as llama.cpp's GGUF, in floating point and in llama.cpp's own quantized types."""
 
 from __future__ import annotations
 
@@ -70,34 +70,44 @@ def interleave_rotary_rows(weight: NDArray[Any], heads: int) -> NDArray[Any]:
 
 
 def tensors(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every tensor under its GGUF name, float32. A tied lm_head has none of its own, as in llama.cpp."""
-    from safetensors.numpy import load_file
+    """Every tensor under its GGUF name, read when it is asked for. A tied lm_head has none of its own, as there."""
+    import safetensors
 
-    weights: dict[str, NDArray[Any]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        weights.update(load_file(str(file)))
+    reader: Any = safetensors.safe_open
+    files = [reader(str(file), framework="numpy") for file in sorted(folder.glob("*.safetensors"))]
+    places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - a file is no dict
+
+    def read(name: str) -> NDArray[Any]:
+        array: NDArray[Any] = places[name].get_tensor(name)
+        return array
+
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    yield "token_embd.weight", weights["model.embed_tokens.weight"]
+    yield "token_embd.weight", read("model.embed_tokens.weight")
     for layer in range(config["num_hidden_layers"]):
         for source, target in LAYER_TENSORS.items():
-            weight = weights[f"model.layers.{layer}.{source}.weight"]
+            weight = read(f"model.layers.{layer}.{source}.weight")
             if target in heads:
                 weight = interleave_rotary_rows(weight, heads[target])
             yield f"blk.{layer}.{target}.weight", weight
-    yield "output_norm.weight", weights["model.norm.weight"]
+    yield "output_norm.weight", read("model.norm.weight")
     if not config["tie_word_embeddings"]:
-        yield "output.weight", weights["lm_head.weight"]
+        yield "output.weight", read("lm_head.weight")
 
 
-def write_f32(folder: Path, tokenizer_from: Path, out: Path) -> None:
-    """Write the llama-architecture HF ``folder`` as a float32 GGUF, tokenizer metadata copied from another GGUF."""
+def write_gguf(folder: Path, out: Path, dtype: str = "float32") -> None:
+    """Write the llama-architecture HF ``folder`` as GGUF without a vocabulary: the benchmark speaks in token ids.
+
+    Args:
+        dtype: of matrices, ``float32`` or ``float16``; vectors are float32.
+    """
     import gguf
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config["model_type"] != "llama":
         raise SystemExit(f"{folder}: only llama folders are written as GGUF here, this is {config['model_type']}")
     temporary = out.with_suffix(".tmp")
-    writer = gguf.GGUFWriter(temporary, "llama")
+    # Tensors wait in a file, not in memory, for the header to be complete.
+    writer = gguf.GGUFWriter(temporary, "llama", use_temp_file=True)
     writer.add_name(folder.name)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -109,13 +119,11 @@ def write_f32(folder: Path, tokenizer_from: Path, out: Path) -> None:
     writer.add_rope_freq_base(rope_theta(config))
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    for key, field in gguf.GGUFReader(tokenizer_from).fields.items():
-        if key.startswith("tokenizer."):
-            kind, *inner = field.types
-            writer.add_key_value(key, field.contents(), kind, inner[0] if inner else None)
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == "float32" else gguf.LlamaFileType.MOSTLY_F16)
     for name, weight in tensors(folder, config):
-        writer.add_tensor(name, np.ascontiguousarray(weight, dtype=np.float32))
+        kept = np.dtype(dtype) if weight.ndim > 1 else np.dtype("float32")
+        writer.add_tensor(name, np.ascontiguousarray(weight, dtype=kept))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -12,16 +12,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.journal import Cell, Figures
+from benchmarks.packages import environment
 from benchmarks.worker import Row
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """What one worker process runs: ``engine`` is ``llama.cpp`` or ``bitwright``; ``label`` is unique."""
+    """What one worker process runs.
+
+    Attributes:
+        label: unique.
+        engine: a key of ``benchmarks.worker.ENGINES``.
+        path: of the model.
+        packages: folder put first on the worker's PYTHONPATH.
+    """
 
     label: str
     engine: str
     path: Path
+    packages: Path | None = None
 
 
 @dataclass
@@ -41,6 +51,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            env=environment(self.contestant.packages),
         )
         self.description = self._answer()
         return self
@@ -62,29 +73,42 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def tokens_per_second(self, test: Row) -> float:
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"test": test.name, "depth": test.depth}) + "\n")
-        answer = self._answer()
+        self._process.stdin.write(json.dumps(request) + "\n")
+        return self._answer()
+
+    def tokens_per_second(self, test: Row) -> float:
+        answer = self._ask({"test": test.name, "depth": test.depth})
         return float(answer["tokens"]) / float(answer["seconds"])
+
+    def logits(self, ids: Sequence[int]) -> list[float]:
+        """Logits behind the last of ``ids``."""
+        found: list[float] = self._ask({"logits": list(ids)})["logits"]
+        return found
 
 
 def measure(
-    workers: Sequence[Worker], tests: Sequence[Row], rounds: int, progress: Callable[[str], None]
-) -> dict[tuple[str, int, Row], list[float]]:
-    """Tokens per second of every (contestant, threads, test), one figure a round, after one unrecorded round."""
-    figures: dict[tuple[str, int, Row], list[float]] = {}
-    for turn in range(rounds + 1):
+    workers: Sequence[Worker],
+    tests: Sequence[Row],
+    numbers: Iterable[int],
+    progress: Callable[[str], None],
+    finished: Callable[[int, dict[Cell, float]], None],
+) -> None:
+    """Measure every (contestant, threads, test) once a round, after one round that is not counted.
+
+    Args:
+        numbers: of the rounds. Every second one goes backwards, so that nobody always runs after the same neighbour.
+        finished: gets each round's number and tokens per second as soon as it is complete.
+    """
+    for number in (0, *numbers):
+        speeds: dict[Cell, float] = {}
         for test in tests:
-            # Every second round goes backwards, so that nobody always runs after the same neighbour.
-            for worker in workers if turn % 2 == 0 else reversed(workers):
-                progress(
-                    f"{'warm-up' if turn == 0 else f'round {turn}/{rounds}'} {test.name} {worker.contestant.label}"
-                )
-                speed = worker.tokens_per_second(test)
-                if turn:
-                    figures.setdefault((worker.contestant.label, worker.threads, test), []).append(speed)
-    return figures
+            for worker in workers if number % 2 == 0 else reversed(workers):
+                progress(f"{f'round {number}' if number else 'warm-up'} {test.name} {worker.contestant.label}")
+                speeds[worker.contestant.label, worker.threads, test] = worker.tokens_per_second(test)
+        if number:
+            finished(number, speeds)
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -97,26 +121,28 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def rows(figures: dict[tuple[str, int, Row], list[float]]) -> list[dict[str, Any]]:
+def rows(figures: Figures) -> list[dict[str, Any]]:
     return [
         {
             "contestant": label,
             "test": test.name,
             "depth": test.depth,
             "threads": threads,
-            "tokens_per_second": summary(values),
+            "rounds": len(values),
+            "tokens_per_second": summary(list(values.values())),
         }
         for (label, threads, test), values in figures.items()
     ]
 
 
-def ratios(figures: dict[tuple[str, int, Row], list[float]], ours: str, peers: Iterable[str]) -> list[dict[str, Any]]:
-    """Our speed over each peer's, round by round: 1.2 means 20 % faster in the median round."""
+def ratios(figures: Figures, ours: str, peers: Iterable[str]) -> list[dict[str, Any]]:
+    """Our speed over each peer's in the rounds that both ran in: 1.2 means 20 % faster in the median round."""
     found = []
     for peer in peers:
-        for (label, threads, test), values in figures.items():
-            if label == ours:
-                pairs = zip(values, figures[peer, threads, test], strict=True)
-                ratio = summary([mine / theirs for mine, theirs in pairs])
+        for (label, threads, test), mine in figures.items():
+            theirs = figures.get((peer, threads, test), {})
+            shared = sorted(set(mine) & set(theirs))
+            if label == ours and shared:
+                ratio = summary([mine[number] / theirs[number] for number in shared])
                 found.append({"peer": peer, "test": test.name, "depth": test.depth, "threads": threads, "ratio": ratio})
     return found

@@ -1,12 +1,13 @@
 """One contestant in a process of its own: `python -m benchmarks.worker ENGINE PATH THREADS CONTEXT`.
 
 Engines with different thread pools in one process disturb each other. A worker loads its model once, then answers one
-JSON request a line: ``{"test": "pp512", "depth": 0}`` with ``{"seconds": x, "tokens": n}``; the first line it writes
-describes it.
+JSON request a line: ``{"test": "pp512", "depth": 0}`` with ``{"seconds": x, "tokens": n}``, ``{"logits": [ids]}`` with
+the logits behind the last of the ids; the first line it writes describes it.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -18,6 +19,20 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
+
+ENGINES = {
+    "bitwright": "benchmarks.bitwright_engine:BitwrightEngine",
+    "llama.cpp": "benchmarks.llama_engine:LlamaEngine",
+    "onnxruntime": "benchmarks.onnx_engine:OnnxEngine",
+    "openvino": "benchmarks.openvino_engine:OpenVinoEngine",
+}
+"""Where each engine's class is; made from (path, threads, context)."""
+
+SETTLE_SECONDS = 0.1
+"""After this the threads of the contestant before have stopped to wait for work in a loop."""
+
+WARM_TOKENS = 8
 
 
 class Engine(Protocol):
@@ -27,6 +42,7 @@ class Engine(Protocol):
     def prefill(self, ids: list[int]) -> None: ...
     def decode(self, token: int) -> None: ...
     def reset(self) -> None: ...
+    def last_logits(self) -> NDArray[np.float32]: ...
     @property
     def description(self) -> dict[str, str]: ...
 
@@ -55,9 +71,19 @@ class Row:
         return self.depth + self.tokens
 
 
+def warm_up(engine: Engine) -> None:
+    """Wake threads and clocks, and bring memory back that the contestants before have displaced."""
+    time.sleep(SETTLE_SECONDS)
+    engine.reset()
+    engine.prefill([1] * WARM_TOKENS)
+    for _ in range(WARM_TOKENS):
+        engine.decode(1)
+
+
 def run_test(engine: Engine, test: Row, random: np.random.Generator) -> float:
     """Seconds of one repetition on random tokens; the context of ``depth`` tokens is filled before the clock starts."""
     ids: list[int] = random.integers(0, engine.vocab, test.positions).tolist()
+    warm_up(engine)
     engine.reset()
     if test.depth:
         engine.prefill(ids[: test.depth])
@@ -71,11 +97,23 @@ def run_test(engine: Engine, test: Row, random: np.random.Generator) -> float:
     return time.perf_counter() - start
 
 
+def last_logits(engine: Engine, ids: list[int]) -> list[float]:
+    """Logits behind the last of ``ids``, which is decoded alone, so that both paths of the engine take part."""
+    engine.reset()
+    engine.prefill(ids[:-1])
+    engine.decode(ids[-1])
+    logits: list[float] = engine.last_logits().astype(float).tolist()
+    return logits
+
+
 def serve(engine: Engine, requests: TextIO, answer: Callable[[dict[str, object]], None]) -> None:
     random = np.random.default_rng(0)
     answer({**engine.description, "weight_bytes": engine.weight_bytes})
     for line in requests:
         request = json.loads(line)
+        if "logits" in request:
+            answer({"logits": last_logits(engine, request["logits"])})
+            continue
         test = Row.parse(request["test"], request["depth"])
         answer({"seconds": run_test(engine, test, random), "tokens": test.tokens})
 
@@ -85,15 +123,8 @@ def main() -> None:
     # Native libraries print on stdout too; the protocol gets a descriptor of its own.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    engine: Engine
-    if kind == "llama.cpp":
-        from benchmarks.llama_engine import LlamaEngine
-
-        engine = LlamaEngine(Path(path), int(threads), int(context))
-    else:
-        from benchmarks.bitwright_engine import BitwrightEngine
-
-        engine = BitwrightEngine(Path(path), int(threads), int(context))
+    module, name = ENGINES[kind].split(":")
+    engine: Engine = getattr(importlib.import_module(module), name)(Path(path), int(threads), int(context))
     serve(engine, sys.stdin, lambda answer: print(json.dumps(answer), file=answers))
 
 

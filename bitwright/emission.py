@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ import numpy as np
 
 from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import StepProgram
-from bitwright.codegen.step.schedule import Schedule, schedule
+from bitwright.codegen.step.schedule import Schedule, Task, schedule
 from bitwright.errors import UsageError
-from bitwright.options import Options
+from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
 from bitwright.program import Parameter, Program
+from bitwright.runs import MixedScheme
 from bitwright.scheme import CacheScheme
 from bitwright.target import Target
+from bitwright.traffic import operation_bytes, weight_bytes_per_token
 
 # Object code and library of a model are one or two MB; they do not grow with its weights.
 LINK_BYTES = 16 << 20
@@ -38,6 +41,7 @@ def write(
     options: Options,
     output: Path,
     tell: Callable[[str], None],
+    digests: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Generate code, quantize the weights as they are written (one matrix at a time), and write the folder."""
     from bitwright.codegen.build import build_library
@@ -79,7 +83,11 @@ def write(
             token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
-            step=None if step is None or plan_of_step is None else step_record(step.program, plan_of_step),
+            macs_per_token=program.prefill_macs[0],
+            macs_per_chunk=program.prefill_macs[1],
+            step=None
+            if step is None or plan_of_step is None
+            else step_record(program, plan, step.program, plan_of_step),
         ),
         state=[StateTensor(name=n, shape=s, dtype=d) for n, s, d in _state(program, plan)],
         target=TargetRecord(
@@ -94,25 +102,36 @@ def write(
         tokenizer_json=imported.tokenizer_json,
         chat_template=imported.chat_template,
         generation=imported.generation or None,
-        report=_report(imported, program, plan, target),
+        report=_report(imported, program, plan, target, options.quantizer),
         scheme=_summary(plan),
+        digests=digests,
         overwrite=options.overwrite,
     )
 
 
-def step_record(step: StepProgram, schedule: Schedule) -> StepRecord:
+def step_record(program: Program, plan: Plan, step: StepProgram, schedule: Schedule) -> StepRecord:
     """What a session needs to know about the decode step: its memory, its tasks and the bytes that each reads."""
     from bitwright.runtime.artifact import StepRecord
 
-    operations = [step.operations[task.operation] for task in schedule.tasks]
+    state = enumerate(_state(program, plan))
+    position = {i: prod(shape) * np.dtype(dtype).itemsize // program.capacity for i, (_, shape, dtype) in state}
+    read = operation_bytes(program, step.operations, position)
     return StepRecord(
         shared_bytes=schedule.shared_bytes,
         private_bytes=schedule.private_bytes,
         threads=schedule.threads,
         barrier_words=WORDS,
         barriers=schedule.barriers,
-        tasks=tuple((operation.name, operation.reads) for operation in operations),
+        tasks=tuple(
+            (_task_name(step, task), *(read[task.operation] if task.phase == 0 else (0, 0))) for task in schedule.tasks
+        ),
     )
+
+
+def _task_name(step: StepProgram, task: Task) -> str:
+    """The kernel's name, and which of its phases if there are several."""
+    operation = step.operations[task.operation]
+    return operation.name if len(operation.workers) == 1 else f"{operation.name}.{task.phase}"
 
 
 @dataclass(frozen=True)
@@ -180,16 +199,6 @@ def _with_bandwidth(module: Any, target: Target) -> Any:
     return module
 
 
-def weight_bytes_per_token(program: Program) -> int:
-    """Bytes of parameters one decode step reads: everything, but one row of a table that is not the lm_head as well."""
-    tables = {site.weight: site for site in program.sites if site.kind == "table" and not site.tied}
-    total = 0
-    for name, parameter in program.parameters.items():
-        site = tables.get(name.rpartition(".")[0])
-        total += parameter.nbytes // site.shape[0] if site else parameter.nbytes
-    return total
-
-
 def cache_bytes_per_token(program: Program, plan: Plan) -> int:
     """Bytes of K and V of one position, all layers."""
     total = 0
@@ -210,22 +219,24 @@ def _state(program: Program, plan: Plan) -> Iterator[tuple[str, tuple[int, ...],
 
 
 def _summary(plan: Plan) -> dict[str, str]:
-    """The schemes in use, by kind of site, with how many sites have each."""
+    """The schemes in use, by kind of site, with how many sites have each; runs of rows are named without their rows."""
     counts: dict[str, dict[str, int]] = {}
     for site, scheme in plan.schemes.items():
         kind = "cache" if isinstance(scheme, CacheScheme) else "table" if site.startswith("table") else "linear"
-        counts.setdefault(kind, {}).setdefault(scheme.name, 0)
-        counts[kind][scheme.name] += 1
+        name = "+".join(str(run.scheme) for run in scheme.runs) if isinstance(scheme, MixedScheme) else scheme.name
+        counts.setdefault(kind, {}).setdefault(name, 0)
+        counts[kind][name] += 1
     return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
 
 
-def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target) -> str:
+def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target, quantizer: QuantizerName) -> str:
     total = sum(parameter.nbytes for parameter in program.parameters.values())
     lines = [
         f"# {imported.name}",
         "",
         f"Compiled for {target.name} ({target.cpu or 'any CPU'} of {target.triple}, fingerprint {target.fingerprint}).",
         f"Context {min(program.capacity, imported.context)} tokens. Weights {total:,} bytes as stored.",
+        f"Quantized by {quantizer}.",
         "",
         _decode_line(program),
         "",

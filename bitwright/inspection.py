@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.options import Options
-from bitwright.scheme import BITS, GROUPS, LinearScheme, WeightScheme
+from bitwright.scheme import LinearScheme
 from bitwright.site import Site
 from bitwright.target import Target
 
-_PACKED = re.compile(r"[ukv](?P<bits>\d+)(?:g(?P<group>\d+)|row)")
+_PACKED = {letter: re.compile(letter + r"(?P<bits>\d+)(?:g(?P<group>\d+)|row)") for letter in "uckv"}
 # Sorts a whole row behind every group size.
 MANY = 1 << 30
 
@@ -35,21 +35,21 @@ class SiteReport:
 
     @property
     def summary(self) -> str:
-        """The schemes in short: widths, then groups, then floats; ``u2/3/4 in g32 g64 row, f16, f32``."""
-        letter = "u" if self.site.weight else self.site.kind[0]
-        uniform = [
-            (int(match["bits"]), int(match["group"] or 0))
-            for name in self.schemes
-            if (match := _PACKED.fullmatch(name)) is not None
-        ]
-        groups = sorted({group for _, group in uniform}, key=lambda group: group or MANY)
-        widths = sorted({bits for bits, _ in uniform})
-        regular = len(uniform) == len(groups) * len(widths)
-        others = [name for name in self.schemes if _PACKED.fullmatch(name) is None]
-        if not uniform or not regular:
-            return ", ".join(self.schemes)
-        text = f"{letter}{'/'.join(map(str, widths))} in {' '.join(f'g{g}' if g else 'row' for g in groups)}"
-        return ", ".join([text, *others])
+        """The schemes in short: widths, then groups, then floats; ``u2/3/4 in g32 g64 row, c3/4 in g32, f16, f32``."""
+        kinds = {letter: [name for name in self.schemes if _PACKED[letter].fullmatch(name)] for letter in _PACKED}
+        others = [name for name in self.schemes if not any(name in names for names in kinds.values())]
+        packed = [text for letter, names in kinds.items() if names for text in _in_short(letter, names)]
+        return ", ".join([*packed, *others])
+
+
+def _in_short(letter: str, names: list[str]) -> list[str]:
+    """Widths and groups of one kind of scheme, if every width has every group; else the names."""
+    found = [match for name in names if (match := _PACKED[letter].fullmatch(name)) is not None]
+    groups = sorted({int(match["group"] or 0) for match in found}, key=lambda group: group or MANY)
+    widths = sorted({int(match["bits"]) for match in found})
+    if len(found) != len(groups) * len(widths):
+        return names
+    return [f"{letter}{'/'.join(map(str, widths))} in {' '.join(f'g{g}' if g else 'row' for g in groups)}"]
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,10 @@ def inspect_model(
 
 def _totals(matrices: list[Site], isa: Any) -> dict[str, int]:
     from bitwright.codegen.layout import packed_layout
-    from bitwright.passes.legality import reason
+    from bitwright.passes.legality import reason, weight_schemes
 
     totals = {}
-    uniform = [WeightScheme("uniform", bits, group) for bits in BITS for group in (*GROUPS, 0)]
-    for weight in (*uniform, WeightScheme("float", 16), WeightScheme("float", 32)):
+    for weight in weight_schemes():
         if all(reason(site, LinearScheme(weight), isa) is None for site in matrices):
             totals[weight.name] = sum(packed_layout(*site.shape, weight, isa.lanes).storage_bytes for site in matrices)
     return totals

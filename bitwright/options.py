@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from bitwright.errors import UsageError
 from bitwright.plan import Plan
@@ -13,6 +14,10 @@ DEFAULT_SCHEME = "u4g32a8"
 DEFAULT_CONTEXT = 2048
 DEFAULT_CHUNK = 256
 LARGEST_CHUNK = 4096
+
+QuantizerName = Literal["rtn", "clip", "gptq", "auto"]
+QUANTIZERS: tuple[QuantizerName, ...] = get_args(QuantizerName)
+"""See ``passes/quantizers/methods.py``."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,13 @@ class Options:
         cache_bits: 16 or 32, when there is no plan; None: 32 for ``f32``, else 16.
         keys, values: of the K and of the V caches, when there is no plan; None: floats of ``cache_bits``.
         plan: schemes by site, instead of all above.
+        quantizer: how weights become codes.
+        calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
+        calibration_cache: folder that keeps what calibration found, None: it is thrown away.
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
         chunk: most tokens in one call of prefill and score.
+        records: file of tuning records; None: the user's own and those of the package.
         dump_ir: folder for the module after each phase.
         overwrite: replace an existing artifact.
     """
@@ -38,9 +47,13 @@ class Options:
     keys: CacheScheme | None = None
     values: CacheScheme | None = None
     plan: Plan | None = None
+    quantizer: QuantizerName = "rtn"
+    calibration: Path | None = None
+    calibration_cache: Path | None = None
     target: str = "native"
     context: int | None = None
     chunk: int = DEFAULT_CHUNK
+    records: Path | None = None
     dump_ir: Path | None = None
     overwrite: bool = False
 
@@ -49,6 +62,14 @@ class Options:
             raise UsageError(f"a context of {self.context} tokens", limit="at least 1", remedy="leave --context out")
         if not 1 <= self.chunk <= LARGEST_CHUNK:
             raise UsageError(f"a prefill chunk of {self.chunk} tokens", limit=f"1 to {LARGEST_CHUNK}")
+        if self.quantizer not in QUANTIZERS:
+            raise UsageError(f"'{self.quantizer}' is not a quantizer", limit=", ".join(QUANTIZERS), remedy="use auto")
+        if self.quantizer == "rtn" and (self.calibration or self.calibration_cache):
+            raise UsageError(
+                "round-to-nearest does not calibrate",
+                where="--calibration" if self.calibration else "--calibration-cache",
+                remedy="choose a quantizer that does, such as --quantizer auto",
+            )
         if self.cache_bits not in (None, 16, 32):
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
 
@@ -58,7 +79,10 @@ class Options:
         caches = f", caches {' '.join(given)}" if given else ""
         schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
         schemes = "by plan" if self.plan else schemes
-        return f"{schemes}, target {self.target}, context {self.context or 'default'}, chunk {self.chunk}"
+        return (
+            f"{schemes}, quantizer {self.quantizer}, target {self.target}, context {self.context or 'default'}, "
+            f"chunk {self.chunk}"
+        )
 
 
 def parse_caches(text: str) -> dict[str, CacheScheme]:
@@ -86,9 +110,13 @@ def make_options(
     kv: str | None = None,
     kv_bits: int | None = None,
     plan: str | Path | None = None,
+    quantizer: str = "rtn",
+    calibration: str | Path | None = None,
+    calibration_cache: str | Path | None = None,
     target: str = "native",
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
+    records: str | Path | None = None,
     dump_ir: str | Path | None = None,
     overwrite: bool = False,
 ) -> Options:
@@ -113,9 +141,13 @@ def make_options(
         keys=caches.get("k"),
         values=caches.get("v"),
         plan=None if plan is None else Plan.read(Path(plan)),
+        quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
+        calibration=None if calibration is None else Path(calibration),
+        calibration_cache=None if calibration_cache is None else Path(calibration_cache),
         target=target,
         context=context,
         chunk=chunk,
+        records=None if records is None else Path(records),
         dump_ir=None if dump_ir is None else Path(dump_ir),
         overwrite=overwrite,
     )

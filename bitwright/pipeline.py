@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
+from bitwright.calibration import calibrated
 from bitwright.errors import InputError, UsageError
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
@@ -20,7 +21,10 @@ from bitwright.program import Program
 from bitwright.target import Target
 
 if TYPE_CHECKING:
+    from bitwright.autotune.store import TunedSchedules
+    from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
+    from bitwright.moments import Moments
     from bitwright.passes.base import Pass
     from bitwright.runtime.artifact import Artifact
 
@@ -34,9 +38,23 @@ def compile(
     return compile_model(model, Path(output), make_options(**options), progress=progress)
 
 
-def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
-    """The phases between finding the sites and code generation, in order."""
+def transformations(
+    options: Options,
+    plan: Plan,
+    target: Target,
+    schedules: Schedules | None = None,
+    moments: Moments | None = None,
+    tell: Progress | None = None,
+) -> list[Pass]:
+    """The phases between finding the sites and code generation, in order.
+
+    Args:
+        schedules: choose kernels' knobs.
+        moments: what the options' quantizer calibrated on; they must stay readable until the weights are written.
+        tell: called with the name of each matrix as it is quantized.
+    """
     from bitwright.codegen.isa import select_isa
+    from bitwright.codegen.linear import default_schedule
     from bitwright.passes.annotate import Annotate
     from bitwright.passes.flatten_decode import FlattenDecode
     from bitwright.passes.fuse_add_norm import FuseAddNorm
@@ -46,6 +64,7 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
     from bitwright.passes.lower import Lower
     from bitwright.passes.pack_arguments import PackArguments
     from bitwright.passes.quantize import Quantize
+    from bitwright.passes.quantizers.sites import SiteQuantizers
 
     isa = select_isa(target.features)
     return [
@@ -53,9 +72,9 @@ def transformations(options: Options, plan: Plan, target: Target) -> list[Pass]:
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
-        Quantize(isa),
+        Quantize(isa, SiteQuantizers(options.quantizer, moments, tell)),
         FuseQuantize(),
-        Lower(isa, threads=target.cores),
+        Lower(isa, target.cores, schedules or default_schedule),
         FlattenDecode(target.cores, isa.lanes),
         PackArguments(options.chunk),
     ]
@@ -93,11 +112,34 @@ def compile_model(
             pass  # now rather than after the model has been read
     imported = load_model(model, tell, options.context)
     plan, program = plan_and_program(imported, options, target, tell)
-    for number, phase in enumerate(transformations(options, plan, target), start=3):
-        tell(phase.name)
-        program = phase(program)
-        _dump(options.dump_ir, number, phase.name, program)
-    return emission.write(imported, program, plan, target, options, output, tell)
+    schedules = tuned_schedules(options, target)
+    with calibrated(imported, options, tell) as moments:
+
+        def quantizing(matrix: str) -> None:
+            tell(f"quantize {matrix}")
+
+        phases = transformations(options, plan, target, schedules, moments, quantizing)
+        for number, phase in enumerate(phases, start=3):
+            tell(phase.name)
+            program = phase(program)
+            _dump(options.dump_ir, number, phase.name, program)
+        digests = {"tuning": schedules.digest} if schedules.used else {}
+        if moments is not None:
+            digests["calibration"] = moments.digest
+        return emission.write(imported, program, plan, target, options, output, tell, digests)
+
+
+def tuned_schedules(options: Options, target: Target) -> TunedSchedules:
+    """Chooses kernels' knobs from the tuning records that ``options`` name or that are found.
+
+    Raises:
+        InputError: the records cannot be read, or those that were named hold nothing for the target.
+    """
+    from bitwright.autotune.store import TunedSchedules, load_records
+    from bitwright.codegen.isa import select_isa
+
+    records = load_records(options.records, select_isa(target.features), target.fingerprint)
+    return TunedSchedules(records, target.fingerprint, target.cores)
 
 
 def let_interruptions_pass() -> None:

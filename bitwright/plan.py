@@ -10,15 +10,16 @@ from types import MappingProxyType
 from typing import Any
 
 from bitwright.errors import BitwrightError, InputError
-from bitwright.scheme import CacheScheme, LinearScheme, Scheme
+from bitwright.runs import MixedScheme, Scheme, parse_weights
+from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.site import Site
 
 PLAN_VERSION = 1
 
 
 def parse_site_scheme(text: str) -> Scheme:
-    """A cache scheme when it reads as one (``k16``), else a linear scheme."""
-    return CacheScheme.parse(text) if text[:1] in ("k", "v") else LinearScheme.parse(text)
+    """A cache scheme when it reads as one (``k16``), else the scheme of a matrix or of the runs of its rows."""
+    return CacheScheme.parse(text) if text[:1] in ("k", "v") else parse_weights(text)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Plan:
         return cls.from_json(text, where=str(path))
 
     def check_sites(self, sites: tuple[Site, ...], *, where: str = "plan") -> None:
-        """Refuse a plan that misses a site or names one the model does not have.
+        """Refuse a plan that misses a site, names one the model does not have, or cuts one into runs that do not fit.
 
         Raises:
             InputError: naming the first such sites.
@@ -114,14 +115,21 @@ class Plan:
                 what, where=f"{where}: {', '.join((missing + unknown)[:5])}", remedy="make a plan for this model"
             )
         for name, scheme in self.schemes.items():
-            kind = known[name].kind
+            kind, shape = known[name].kind, known[name].shape
             fits = (
-                isinstance(scheme, LinearScheme)
+                isinstance(scheme, (LinearScheme, MixedScheme))
                 if kind in ("linear", "table")
                 else (isinstance(scheme, CacheScheme) and kind.startswith(scheme.tensor))
             )
             if not fits:
                 raise InputError(f"scheme {scheme} does not fit a site of kind {kind}", where=f"{where}: site {name}")
+            if isinstance(scheme, MixedScheme) and (reason := scheme.why_not(shape[0])) is not None:
+                raise InputError(
+                    f"scheme {scheme} does not fit a matrix of {shape[0]} x {shape[1]}",
+                    where=f"{where}: site {name}",
+                    limit=reason,
+                    remedy="change the rows of the runs",
+                )
 
 
 def uniform_plan(

@@ -36,12 +36,14 @@ class Parameter:
         name: unique name.
         shape, dtype: as Relax sees it; matrices of linear layers are [outputs, inputs] until they are packed.
         load: reads or computes the array (C-contiguous) when asked.
+        parts: names of the parameters whose rows are stacked in this one; empty for one that is in the model.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], np.ndarray[Any, Any]]
+    parts: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -74,6 +76,9 @@ class Program:
         capacity: tokens the caches hold, a multiple of CACHE_BLOCK.
         kind: ``decoder`` or ``encoder``.
         sites: found by ``find_sites``.
+        rotary_tables: parameters that are cos or sin tables, of which a token reads one row; set by ``find_sites``.
+        prefill_macs: multiply-adds of the linear layers for every token of a prompt, and for the last of a chunk alone;
+            set by ``find_sites``.
         plan: set by ``annotate``.
         team_kernels: kernels of ``decode`` that threads can share, by the name of their function in the module.
         step: the decode step, once ``flatten_decode`` has taken it out of the module.
@@ -87,6 +92,8 @@ class Program:
     capacity: int
     kind: str
     sites: tuple[Site, ...] = ()
+    rotary_tables: frozenset[str] = frozenset()
+    prefill_macs: tuple[int, int] = (0, 0)
     plan: Plan | None = None
     team_kernels: Mapping[str, TeamKernel] = field(default_factory=dict)
     step: Step | None = None

@@ -12,15 +12,19 @@ attention             q, k, v, k_cache, v_cache, position (shape)     q_heads, k
                                                                       layer, k_scheme, v_scheme
 attention_full        q, k, v                                         q_heads, kv_heads, scale, softcap
 take_last             x [n, W] -> [1, W]
-quantize_activation   x [n, K] -> int8 [n, K], f32 [n, G], i32 [n, G] group (0: the whole row)
+quantize_activation   x [n, K] -> int8 [n, T*K], f32, i32 [n, G]      group (0: the whole row), terms T
 packed_linear         inputs, packed tensors [, bias]                 outputs, inputs, scheme, has_bias
 packed_embedding      ids [n], packed tensors                         outputs, inputs, scheme
 glu                   x [n, 2F] or gate, up [n, F]                    activation (silu, gelu, gelu_tanh)
 add_rms_norm          a, b [n, W], gain -> (a + b, norm)              epsilon
-glu_quantized         as glu -> as quantize_activation                activation, group
-norm_quantized        x, gain [, bias] -> as quantize_activation      kind (rms, layer), epsilon, group
-add_norm_quantized    a, b, gain -> a + b, as quantize_activation     epsilon, group
+glu_quantized         as glu -> as quantize_activation                activation, group, terms
+norm_quantized        x, gain [, bias] -> as quantize_activation      kind (rms, layer), epsilon, group, terms
+add_norm_quantized    a, b, gain -> a + b, as quantize_activation     epsilon, group, terms
 ===================== =============================================== ===========================================
+
+A matrix may be cut into runs of rows with schemes of their own: its ``scheme`` then lists them with their rows
+(``u4g32a8:384+u3g32a8:192``), and the packed operators take, in this order, every kind of activation that a run reads,
+once, the packed tensors of each run, and the bias.
 """
 
 from __future__ import annotations
@@ -85,8 +89,9 @@ def _infer_pair(call: Any, _context: Any) -> Any:
 def _quantized(row: Any, call: Any) -> list[Any]:
     """Types of int8 rows with their scales and sums, for float rows of type ``row``."""
     rows, width = row.shape.values
-    groups = int(width) // int(call.attrs["group"]) if int(call.attrs["group"]) else 1
-    return [_tensor([rows, width], "int8"), _tensor([rows, groups], "float32"), _tensor([rows, groups], "int32")]
+    group, terms = int(call.attrs["group"]), int(call.attrs["terms"])
+    groups = int(width) // group if group else 1
+    return [_tensor([rows, terms * int(width)], "int8"), *(_tensor([rows, groups], t) for t in ("float32", "int32"))]
 
 
 def _infer_quantize(call: Any, _context: Any) -> Any:

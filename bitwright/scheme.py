@@ -6,9 +6,10 @@ A scheme prints and parses as a short name:
 ``u4g32``  uniform 4-bit weights, one fp16 scale per group of 32 along the input dimension, symmetric
 ``u4g32z`` the same with an 8-bit zero point per group (asymmetric)
 ``u4row``  one scale per output row
+``c3g64``  codebook: a 3-bit code looks up one of the matrix's 8 int8 values, times an fp16 scale per group of 64
 ``f16``    weights stored in half precision (``f32``: single)
 ``a8``     activations quantized to int8 at run time, one scale per token and weight group
-``a16``    activations stay in floating point
+``a16``    activations quantized the same way to 16 bits (floating point where the weights are)
 ``k16``    a K cache in half precision (``k32``: single); ``v16``, ``v32`` likewise for V
 ``k4g32``  a K cache of 4-bit codes: in every token, 32 elements of a head share a scale and a zero point
 ``v3row``  a V cache of 3-bit codes with one scale and zero point per token and head
@@ -26,16 +27,19 @@ from typing import Literal
 from bitwright.errors import UsageError
 
 BITS = (2, 3, 4, 5, 6, 8)
+CODEBOOK_BITS = (2, 3, 4, 5, 6)
 GROUPS = (32, 64, 128)
 SCALE_BYTES = 2
 ZERO_POINT_BYTES = 1
+CODEBOOK_BYTES = 64
+"""A table of values is stored as one cache line whatever its width: what a kernel loads."""
 
-_WEIGHT = re.compile(r"u(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))(?P<zero>z?)|f(?P<float>\d+)")
+_WEIGHT = re.compile(r"(?P<kind>[uc])(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))(?P<zero>z?)|f(?P<float>\d+)")
 _ACTIVATION = re.compile(r"a(?P<bits>\d+)")
 _CACHE = re.compile(r"(?P<tensor>[kv])(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))?")
 CACHE_GROUPS = (16, 32, 64, 128)
 
-_EXAMPLES = "u4g32a8, u4g32za16, u3g64a8, u8rowa8, f16, f32"
+_EXAMPLES = "u4g32a8, u4g32za16, u3g64a8, u8rowa8, c4g32a8, f16, f32"
 
 
 def _malformed(text: str, limit: str) -> UsageError:
@@ -47,13 +51,14 @@ class WeightScheme:
     """Storage of one weight matrix of shape (outputs, inputs).
 
     Attributes:
-        kind: ``uniform`` (packed integer codes with scales) or ``float``.
+        kind: ``uniform`` (packed integer codes with scales), ``codebook`` or ``float``.
         bits: width of one code; 16 or 32 for floats.
         group: inputs that share a scale; 0 means the whole row.
-        symmetric: no zero points: a code c stands for (c - 2**(bits-1)) * scale. Otherwise (c - zero) * scale.
+        symmetric: no zero points: a code c stands for (c - 2**(bits-1)) * scale, or for codebook[c] * scale. Otherwise
+            (c - zero) * scale.
     """
 
-    kind: Literal["uniform", "float"]
+    kind: Literal["uniform", "codebook", "float"]
     bits: int
     group: int = 0
     symmetric: bool = True
@@ -63,27 +68,45 @@ class WeightScheme:
             if self.bits not in (16, 32) or self.group or not self.symmetric:
                 raise _malformed(f"f{self.bits}", "float weights are f16 or f32")
             return
-        if self.bits not in BITS:
+        if self.kind == "codebook":
+            self._check_codebook()
+        elif self.bits not in BITS:
             raise _malformed(self.name, f"uniform widths are {', '.join(map(str, BITS))} bits")
         if self.group not in (0, *GROUPS):
             raise _malformed(self.name, f"group sizes are {', '.join(map(str, GROUPS))} or a whole row")
+
+    def _check_codebook(self) -> None:
+        widths = ", ".join(map(str, CODEBOOK_BITS))
+        if self.bits == 8:
+            raise UsageError(
+                f"'{self.name}' has a codebook of 256 int8 values, which is every value there is",
+                limit=f"codebook widths are {widths} bits",
+                remedy=f"use u8{self.name[2:]}",
+            )
+        if self.bits not in CODEBOOK_BITS:
+            raise _malformed(self.name, f"codebook widths are {widths} bits")
+        if not self.symmetric:
+            raise _malformed(self.name, "a codebook has no zero points: its values may lie anywhere")
 
     @classmethod
     def parse(cls, text: str) -> WeightScheme:
         match = _WEIGHT.fullmatch(text)
         if not match:
-            raise _malformed(text, "a weight scheme is u<bits>g<group>[z], u<bits>row[z], f16 or f32")
+            limit = "a weight scheme is u<bits>g<group>[z], u<bits>row[z], c<bits>g<group>, c<bits>row, f16 or f32"
+            raise _malformed(text, limit)
         if match["float"]:
             return cls("float", int(match["float"]))
         if match["group"] and int(match["group"]) == 0:
             raise _malformed(text, f"group sizes are {', '.join(map(str, GROUPS))} or row")
-        return cls("uniform", int(match["bits"]), int(match["group"] or 0), not match["zero"])
+        kind: Literal["uniform", "codebook"] = "uniform" if match["kind"] == "u" else "codebook"
+        return cls(kind, int(match["bits"]), int(match["group"] or 0), not match["zero"])
 
     @property
     def name(self) -> str:
         if self.kind == "float":
             return f"f{self.bits}"
-        return f"u{self.bits}{f'g{self.group}' if self.group else 'row'}{'' if self.symmetric else 'z'}"
+        letter = "u" if self.kind == "uniform" else "c"
+        return f"{letter}{self.bits}{f'g{self.group}' if self.group else 'row'}{'' if self.symmetric else 'z'}"
 
     def __str__(self) -> str:
         return self.name
@@ -92,27 +115,45 @@ class WeightScheme:
     def is_float(self) -> bool:
         return self.kind == "float"
 
+    @property
+    def is_codebook(self) -> bool:
+        return self.kind == "codebook"
+
+    @property
+    def operand_bits(self) -> int:
+        """Width of the unsigned integers that kernels multiply: the codes', or 8 when those look up bytes."""
+        return 8 if self.is_codebook else self.bits
+
+    @property
+    def centre(self) -> int:
+        """The operand that stands for zero in a scheme without zero points."""
+        return int(2 ** (self.operand_bits - 1))
+
     def groups(self, inputs: int) -> int:
         """Number of scales in one row of ``inputs`` weights."""
         return inputs // self.group if self.group else 1
 
     def storage_bytes(self, outputs: int, inputs: int) -> int:
-        """Bytes of codes, scales and zero points of ``outputs`` x ``inputs`` weights, before padding to whole tiles."""
+        """Bytes of codes, scales, zero points and codebook of ``outputs`` x ``inputs`` weights, no padding rows."""
         if self.is_float:
             return outputs * inputs * self.bits // 8
         per_group = SCALE_BYTES + (0 if self.symmetric else ZERO_POINT_BYTES)
-        return outputs * (inputs * self.bits // 8 + self.groups(inputs) * per_group)
+        codebook = CODEBOOK_BYTES if self.is_codebook else 0
+        return outputs * (inputs * self.bits // 8 + self.groups(inputs) * per_group) + codebook
 
 
 @dataclass(frozen=True, order=True)
 class ActivationScheme:
-    """How a linear layer reads its input: 8 = int8, quantized per token and group at run time; 16 = floating point."""
+    """How a linear layer reads its input: 8 or 16 bits, quantized per token and group at run time.
+
+    Float weights multiply activations that stay floating point, which is called 16 as well.
+    """
 
     bits: Literal[8, 16] = 16
 
     def __post_init__(self) -> None:
         if self.bits not in (8, 16):
-            raise _malformed(self.name, "activations are a8 (int8) or a16 (floating point)")
+            raise _malformed(self.name, "activations are a8 (8 bits) or a16 (16 bits)")
 
     @classmethod
     def parse(cls, text: str) -> ActivationScheme:
@@ -154,6 +195,13 @@ class LinearScheme:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def terms(self) -> Literal[0, 1, 2]:
+        """Int8 numbers that an activation is read as; 0: it is read as a float."""
+        if self.weight.is_float:
+            return 0
+        return 1 if self.activation.bits == 8 else 2
 
     def with_activation(self, bits: Literal[8, 16]) -> LinearScheme:
         return replace(self, activation=ActivationScheme(bits))
@@ -221,6 +269,3 @@ def _no_cache_scheme(text: str) -> UsageError:
         limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row",
         remedy="use a name such as k16, k8g32, v4g32 or v4row",
     )
-
-
-Scheme = LinearScheme | CacheScheme

@@ -27,6 +27,7 @@ NAMED: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {
         "avx512vnni": ("x86-64-v4", (*_AVX512, "avx512vbmi")),
         "avx512vnni-novbmi": ("x86-64-v4", _AVX512),
+        "avxvnni": ("x86-64-v3", (*_AVX2, "avxvnni")),
         "avx2": ("x86-64-v3", _AVX2),
         "generic": ("", ()),
     }

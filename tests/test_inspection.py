@@ -27,7 +27,7 @@ def test_schemes_are_those_that_divide(found: Inspection) -> None:
 
 def test_totals_are_exact_and_only_of_schemes_legal_everywhere(found: Inspection) -> None:
     assert "u4g32" in found.totals and "u4g64" not in found.totals
-    lanes = 16 if found.isa == "avx512vnni" else 8
+    lanes = 16 if found.isa.startswith("avx512") else 8
     matrices = [report.site.shape for report in found.sites if report.site.weight]
     expected = sum(packed_layout(*shape, WeightScheme("uniform", 4, 32), lanes).storage_bytes for shape in matrices)
     assert found.totals["u4g32"] == expected
@@ -47,6 +47,8 @@ def test_schemes_in_short() -> None:
     site = Site("a", "linear", (1, 64), "w")
     assert SiteReport(site, ("u2g32", "u2row", "u4g32", "u4row", "f16")).summary == "u2/4 in g32 row, f16"
     assert SiteReport(site, ("u2g32", "u4row")).summary == "u2g32, u4row"
+    codebooks = ("u2g32", "c3g32", "c3g64", "c4g32", "c4g64", "f16")
+    assert SiteReport(site, codebooks).summary == "u2 in g32, c3/4 in g32 g64, f16"
     assert SiteReport(site, ("k16", "k32")).summary == "k16, k32"
     cache = Site("b", "v_cache", (1, 32))
     assert SiteReport(cache, ("v2g32", "v2row", "v16")).summary == "v2 in g32 row, v16"

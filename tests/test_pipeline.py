@@ -12,10 +12,12 @@ import onnx_ir as ir
 import pytest
 
 from bitwright import pipeline
+from bitwright.calibration import calibrated
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
-from bitwright.options import Options, make_options
+from bitwright.options import Options, QuantizerName, make_options
+from bitwright.passes.quantizers.methods import quantize
 from bitwright.passes.quantizers.rtn import round_to_nearest
 from bitwright.plan import Plan
 from bitwright.runtime.session import Session, load
@@ -130,6 +132,46 @@ def test_int8_activations_stay_close_to_dequantized_weights(tmp_path: Path, sche
     expected = Interpreter(exact.graph).logits(ids)
     error = session.logits(ids) - expected
     assert np.sqrt(np.mean(error**2)) < INT8_ACTIVATIONS * expected.std()
+
+
+@pytest.mark.parametrize("quantizer", ["gptq", "auto"])
+def test_a_calibrated_quantizer_changes_codes_and_no_bytes(tmp_path: Path, quantizer: QuantizerName) -> None:
+    from tests.test_calibration import word_tokenizer
+
+    shape, scheme = Shape(layers=1, width=128, heads=4, hidden=192), "u3g32a16"
+    text = tmp_path / "text"
+    text.write_text(" ".join(f"w{i}" for i in np.random.default_rng(3).integers(0, 101, 1000)))
+    model = replace(decoder(shape), tokenizer_json=word_tokenizer())
+    options = make_options(quantizer=quantizer, calibration=text, calibration_cache=tmp_path / "cache")
+    with calibrated(model, options, lambda _: None) as moments:
+        assert moments is not None
+        exact = decoder(shape)
+        for value in exact.graph.graph.initializers.values():
+            array = np.asarray(value.const_value.numpy())  # type: ignore[union-attr]
+            if array.ndim == 2 and value.name not in ("cos", "sin"):
+                rows = array if value.name == "table" else np.ascontiguousarray(array.T)
+                moment = moments.of(value.name if value.name == "table" else f"{value.name}.T")
+                weight = LinearScheme.parse(scheme).weight
+                rows = quantize(quantizer, rows, weight, moment).dequantize(weight)
+                value.const_value = ir.tensor(rows if value.name == "table" else np.ascontiguousarray(rows.T))
+    session = _compile(
+        model,
+        tmp_path / "a",
+        scheme=scheme,
+        kv_bits=32,
+        quantizer=quantizer,
+        calibration=text,
+        calibration_cache=tmp_path / "cache",
+    )
+    ids = _ids(model)
+    np.testing.assert_allclose(session.logits(ids), Interpreter(exact.graph).logits(ids), atol=2e-3)
+    assert session.manifest.digests == {"calibration": moments.digest}
+    assert f"Quantized by {quantizer}." in (tmp_path / "a" / "report.md").read_text()
+    nearest = _compile(decoder(shape), tmp_path / "b", scheme=scheme, kv_bits=32)
+    assert nearest.manifest.run_bytes == session.manifest.run_bytes
+    truth = Interpreter(decoder(shape).graph).logits(ids)
+    errors = [np.sqrt(np.mean((s.logits(ids) - truth) ** 2)) for s in (session, nearest)]
+    assert errors[0] < 0.85 * errors[1]
 
 
 def test_an_edited_plan_with_a_scheme_per_site_is_compiled(tmp_path: Path) -> None:

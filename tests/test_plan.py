@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bitwright.errors import InputError
 from bitwright.plan import Plan, uniform_plan
+from bitwright.runs import MixedScheme
 from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.site import Site
 
@@ -28,6 +30,37 @@ def _plan() -> Plan:
 def test_json_round_trip_is_byte_stable() -> None:
     text = _plan().to_json()
     assert Plan.from_json(text) == _plan() and Plan.from_json(text).to_json() == text
+
+
+MIXED = "u4g32a8:64+c3g32a8:32"
+
+
+def test_runs_of_rows_round_trip_and_fit_their_matrix() -> None:
+    text = _plan().to_json().replace('"layer.0.q": "u4g32a8"', f'"layer.0.q": "{MIXED}"')
+    plan = Plan.from_json(text.replace('"table": "u8g32a8"', '"table": "u8g32a8:64+u4g32a8:37"'))
+    assert plan.schemes["layer.0.q"] == MixedScheme.parse(MIXED)
+    assert Plan.from_json(plan.to_json()) == plan and '"u8g32a8:64+u4g32a8:37"' in plan.to_json()
+    plan.check_sites(SITES)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "limit"),
+    [
+        ("u4g32a8:64+u3g32a8:64", "the runs have 128 rows, the matrix has 96"),
+        ("u4g32a8:32+u3g32a8:64", "u4g32a8:32 is no multiple of 64 rows, as every run but the last must be"),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(scheme: str, limit: str) -> None:
+    plan = replace(_plan(), schemes={**_plan().schemes, "layer.0.q": MixedScheme.parse(scheme)})
+    with pytest.raises(InputError, match="does not fit a matrix of 96 x 96") as caught:
+        plan.check_sites(SITES)
+    assert "site layer.0.q" in str(caught.value) and limit in str(caught.value)
+
+
+def test_runs_of_a_cache_are_refused() -> None:
+    plan = replace(_plan(), schemes={**_plan().schemes, "layer.0.k_cache": MixedScheme.parse(MIXED)})
+    with pytest.raises(InputError, match="does not fit a site of kind k_cache"):
+        plan.check_sites(SITES)
 
 
 def test_uniform_plan_gives_the_table_its_own_scheme() -> None:

@@ -7,11 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitwright.errors import UsageError
-from bitwright.scheme import BITS, ActivationScheme, CacheScheme, LinearScheme, WeightScheme
+from bitwright.scheme import BITS, CODEBOOK_BITS, ActivationScheme, CacheScheme, LinearScheme, WeightScheme
 
-weights = st.builds(
-    WeightScheme, st.just("uniform"), st.sampled_from(BITS), st.sampled_from([0, 32, 64, 128]), st.booleans()
-) | st.sampled_from([WeightScheme("float", 16), WeightScheme("float", 32)])
+weights = (
+    st.builds(WeightScheme, st.just("uniform"), st.sampled_from(BITS), st.sampled_from([0, 32, 64, 128]), st.booleans())
+    | st.builds(WeightScheme, st.just("codebook"), st.sampled_from(CODEBOOK_BITS), st.sampled_from([0, 32, 64, 128]))
+    | st.sampled_from([WeightScheme("float", 16), WeightScheme("float", 32)])
+)
+
+
+linear_schemes = st.builds(
+    lambda weight, bits: LinearScheme(weight, ActivationScheme(16 if weight.is_float else bits)),
+    weights,
+    st.sampled_from([8, 16]),
+)
 
 
 @given(weight=weights, bits=st.sampled_from([8, 16]))
@@ -21,12 +30,35 @@ def test_names_parse_back(weight: WeightScheme, bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "u7g32", "u4g33", "u4g0", "u4", "g32", "u4g32a4", "f8", "f16a8", "a8", "u4g32 a9", "U4G32"]
+    "text",
+    [
+        "",
+        "u7g32",
+        "u4g33",
+        "u4g0",
+        "u4",
+        "g32",
+        "u4g32a4",
+        "f8",
+        "f16a8",
+        "a8",
+        "u4g32 a9",
+        "U4G32",
+        "c7g32",
+        "c4g32z",
+        "c4",
+    ],
 )
 def test_nonsense_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         LinearScheme.parse(text)
     assert caught.value.remedy and "u4g32a8" in caught.value.remedy
+
+
+def test_a_codebook_of_all_bytes_is_refused_with_the_uniform_scheme_as_remedy() -> None:
+    with pytest.raises(UsageError, match="256 int8 values") as caught:
+        LinearScheme.parse("c8g64a8")
+    assert caught.value.remedy == "use u8g64"
 
 
 def test_default_activation_is_floating_point() -> None:
@@ -38,6 +70,7 @@ def test_storage_bytes_count_codes_scales_and_zero_points() -> None:
     assert WeightScheme("uniform", 3, 32).storage_bytes(10, 64) == 240 + 40
     assert WeightScheme("uniform", 3, 32, False).storage_bytes(10, 64) == 240 + 40 + 20
     assert WeightScheme("uniform", 8).storage_bytes(10, 64) == 640 + 20
+    assert WeightScheme("codebook", 3, 32).storage_bytes(10, 64) == 240 + 40 + 64  # one line of values
     assert WeightScheme("float", 16).storage_bytes(10, 64) == 1280
 
 

@@ -35,6 +35,7 @@ def test_named_targets_use_their_features_only(name: str) -> None:
     target = Target.parse(name)
     assert _allows(target, "avx512vnni") == name.startswith("avx512vnni")
     assert _allows(target, "avx512vbmi") == (name == "avx512vnni")
+    assert _allows(target, "avxvnni") == (name == "avxvnni")
     assert _allows(target, "avx2") == (name != "generic")
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bitwright.autotune.timing import aligned, median_seconds
 from bitwright.codegen.isa import Isa
 
 OUT_WORDS = 8
@@ -91,34 +89,11 @@ def measure_read_bandwidth(
     from bitwright.errors import InternalError
 
     for level, nbytes in sizes.items():
-        buffer = _aligned(nbytes)
+        buffer = aligned(nbytes)
         buffer.fill(1)  # written, so that every page exists
         for count in sorted({1, threads}):
             if nbytes < count * read_block(isa):
                 raise InternalError(f"{nbytes} bytes are too few for {count} threads", where="measure_read_bandwidth")
-            out = _aligned(8 * count * OUT_WORDS).view(np.uint64)
+            out = aligned(8 * count * OUT_WORDS).view(np.uint64)
             arguments = (tvm_ffi.from_dlpack(buffer), tvm_ffi.from_dlpack(out))
-            yield ReadBandwidth(level, nbytes, count, nbytes / _median_seconds(read, arguments, seconds))
-
-
-def _aligned(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Compiled code assumes that a tensor starts at a multiple of 64 bytes, which NumPy does not promise."""
-    raw = np.empty(nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + nbytes]
-
-
-def _median_seconds(function: Any, arguments: tuple[Any, ...], budget: float) -> float:
-    """Median time of one call; calls are batched so that the clock and the call cost little."""
-    function(*arguments)
-    start = time.perf_counter()
-    function(*arguments)
-    batch = max(1, int(1e-3 / max(time.perf_counter() - start, 1e-7)))
-    times: list[float] = []
-    deadline = time.perf_counter() + budget
-    while len(times) < 5 or time.perf_counter() < deadline:
-        start = time.perf_counter()
-        for _ in range(batch):
-            function(*arguments)
-        times.append((time.perf_counter() - start) / batch)
-    return statistics.median(times)
+            yield ReadBandwidth(level, nbytes, count, nbytes / median_seconds(read, arguments, seconds))

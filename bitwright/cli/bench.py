@@ -11,8 +11,10 @@ from bitwright.cli.options import ArtifactArgument, JsonOption, parse_counts
 
 if TYPE_CHECKING:
     from bitwright.runtime.bench import BenchRow
+    from bitwright.runtime.breakdown import Breakdown
 
-COLUMNS = ("test", "depth", "threads", "tokens/s", "mean", "sd", "per token", "read", "of bandwidth")
+COLUMNS = ("test", "depth", "threads", "tokens/s", "mean", "sd", "per token", "read", "of bandwidth", "GMAC/s")
+KERNEL_COLUMNS = ("kernel", "calls", "µs", "share", "bytes", "GB/s", "of bandwidth")
 
 
 def command(
@@ -24,6 +26,9 @@ def command(
         str | None, typer.Option("-t", "--threads", help="Numbers of threads. Default: one per physical core.")
     ] = None,
     repetitions: Annotated[int, typer.Option("-r", "--repetitions", help="Measured runs of each test.")] = 5,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also where the time goes: a decode step and a chunk, kernel by kernel.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Measure tokens per second: ppN processes a prompt of N tokens, tgN decodes N tokens one by one.
@@ -34,7 +39,7 @@ def command(
     depths = parse_counts(depth, "-d")
     wanted = None if threads is None else parse_counts(threads, "-t")
 
-    from bitwright.runtime.bench import plan_tests, run_tests
+    from bitwright.runtime.bench import plan_tests, profile_tests, run_tests
     from bitwright.runtime.library import choose_threads
     from bitwright.runtime.session import load
 
@@ -43,6 +48,7 @@ def command(
     tests = plan_tests(prompts, counts, depths, chosen, session.context)
     with console.progress("measuring") as advance:
         rows = list(run_tests(session, tests, repetitions=repetitions, progress=advance))
+    profiles = list(profile_tests(session, tests, repetitions=repetitions)) if profile else []
     if json:
         manifest = session.manifest
         console.print_json(
@@ -52,10 +58,14 @@ def command(
                 "target": manifest.target.fingerprint,
                 "repetitions": repetitions,
                 "rows": [row.to_dict() for row in rows],
+                **({"profiles": [entry.to_dict() for entry in profiles]} if profile else {}),
             }
         )
         return
     console.print_table(COLUMNS, [_cells(row) for row in rows])
+    for entry in profiles:
+        print(f"\n{entry.test} at depth {entry.depth}, threads {entry.threads}: {1e3 * entry.seconds:.3f} ms")
+        console.print_table(KERNEL_COLUMNS, [*_kernel_cells(entry), _outside_cells(entry)])
 
 
 def _cells(row: BenchRow) -> list[str]:
@@ -69,4 +79,26 @@ def _cells(row: BenchRow) -> list[str]:
         console.format_bytes(row.bytes_per_token),
         f"{row.bytes_per_second / 1e9:.1f} of {row.bandwidth / 1e9:.1f} GB/s",
         f"{100 * row.roofline_fraction:.0f} %",
+        f"{row.macs_per_second / 1e9:.1f}",
     ]
+
+
+def _kernel_cells(profile: Breakdown) -> list[list[str]]:
+    """A line per kernel, the longest first."""
+    return [
+        [
+            kernel.name,
+            str(kernel.calls),
+            f"{1e6 * kernel.seconds:.1f}",
+            f"{100 * kernel.seconds / profile.seconds:.1f} %",
+            console.format_bytes(kernel.nbytes),
+            f"{kernel.bytes_per_second / 1e9:.1f}",
+            f"{100 * kernel.bytes_per_second / profile.bandwidth:.0f} %",
+        ]
+        for kernel in sorted(profile.kernels, key=lambda kernel: -kernel.seconds)
+    ]
+
+
+def _outside_cells(profile: Breakdown) -> list[str]:
+    share = 100 * profile.outside / profile.seconds
+    return ["outside kernels", "-", f"{1e6 * profile.outside:.1f}", f"{share:.1f} %", "-", "-", "-"]

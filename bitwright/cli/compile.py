@@ -30,11 +30,25 @@ def command(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="A plan file instead of --scheme, --table, --kv and --kv-bits.")
     ] = None,
+    quantizer: Annotated[
+        str, typer.Option("--quantizer", help="rtn (nearest), clip, gptq or auto, from fastest to best.")
+    ] = "rtn",
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="Text to calibrate on. Default: the model samples one."),
+    ] = None,
+    calibration_cache: Annotated[
+        Path | None, typer.Option("--calibration-cache", metavar="DIR", help="Keep what calibration finds there.")
+    ] = None,
     target: TargetOption = "native",
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
     ] = None,
     chunk: Annotated[int, typer.Option("--prefill-chunk", help="Most tokens of a prompt in one call.")] = 256,
+    records: Annotated[
+        Path | None,
+        typer.Option("--records", help="Tuning records. Default: this user's for the target, and the package's."),
+    ] = None,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write the IR after every phase there.")
     ] = None,
@@ -51,9 +65,13 @@ def command(
         kv=kv,
         kv_bits=kv_bits,
         plan=plan,
+        quantizer=quantizer,
+        calibration=calibration,
+        calibration_cache=calibration_cache,
         target=target,
         context=context,
         chunk=chunk,
+        records=records,
         dump_ir=dump_ir,
         overwrite=overwrite,
     )

@@ -31,6 +31,7 @@ VERBS = {
     "chat": "Talk with an artifact.",
     "bench": "Measure speed against this machine's bandwidth.",
     "eval": "Measure perplexity and divergence on a text.",
+    "tune": "Search for faster kernels by measuring them.",
     "verify": "Check an artifact's digests and target.",
 }
 """Name and one-line help of each verb, in the order of ``bitwright --help``."""

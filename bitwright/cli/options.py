@@ -14,7 +14,7 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="ONNX file, HF folder, GGUF file, or the built-in smollm2-135m.")
 ]
 TargetOption = Annotated[
-    str, typer.Option("--target", help="native, avx512vnni, avx512vnni-novbmi, avx2 or generic (any CPU).")
+    str, typer.Option("--target", help="native, avx512vnni, avx512vnni-novbmi, avxvnni, avx2 or generic (any CPU).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 ThreadsOption = Annotated[

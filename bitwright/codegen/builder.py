@@ -93,6 +93,12 @@ def stack(shape: Sequence[int], dtype: str) -> Any:
     return T.alloc_buffer(tuple(shape), dtype, scope="global")
 
 
+def prefetch(element: Any) -> None:
+    """Ask for the cache line of a tensor element (an LLVM hint that any target may ignore)."""
+    arguments = (T.address_of(element), T.int32(0), T.int32(3), T.int32(1))  # read, keep in every level, data
+    T.evaluate(T.call_llvm_intrin("llvm.prefetch", *arguments, dtype="void"))
+
+
 class Registers:
     """``count`` local variables of one (vector) type, indexed by Python ints so that LLVM keeps them in registers.
 
@@ -122,12 +128,6 @@ def zero_registers(count: int, dtype: str) -> Registers:
     for index in range(count):
         registers[index] = splat(T.cast(0, base), int(lanes or 1))
     return registers
-
-
-def prefetch(element: Any) -> None:
-    """Ask for the cache line of a tensor element (an LLVM hint that any target may ignore)."""
-    arguments = (T.address_of(element), T.int32(0), T.int32(3), T.int32(1))  # read, keep in every level, data
-    T.evaluate(T.call_llvm_intrin("llvm.prefetch", *arguments, dtype="void"))
 
 
 def llvm(intrinsic: str, dtype: str, *args: Any) -> Any:

@@ -1,10 +1,10 @@
 """Where each number of a packed key or value cache lies in memory.
 
 A packed cache is ``u8[kv_heads, blocks, block_bytes]``. A *block* holds 32 tokens of one head: their codes, then their
-scales ``f16[groups, 32]``, then their zero points ``u8[groups, 32]``. Codes are bit planes as in a packed weight matrix
-(:mod:`bitwright.codegen.layout`): a *line* of a plane of width b is 64 bytes and holds 16 rows x 32 / b inputs, so
-that a byte dot product multiplies 16 rows with four inputs at once, and a *unit* is the fewest inputs that fill whole
-lines of every plane. Scores sum over elements and outputs sum over tokens, therefore:
+scales ``f16[groups, 32]``, then their zero points ``u8[groups, 32]``. Codes are bit planes of widths 8, 4, 2
+and 1 (3 = 2+1, 5 = 4+1, 6 = 4+2). A *line* of a plane of width b is 64 bytes and holds 16 rows x 32 / b inputs: byte
+4 * row + j, bit field f is input 4 * f + j, so that a byte dot product multiplies 16 rows with four inputs at once.
+A *unit* is the fewest inputs that fill whole lines of every plane. Scores sum over elements, outputs over tokens:
 
 ======= ======== ========= ========================================================================
 cache   rows     inputs    codes
@@ -22,15 +22,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from bitwright.codegen.layout import INPUT_MULTIPLE, PLANES, Plane
 from bitwright.scheme import CacheScheme
 
+PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+"""Plane widths of each code width, highest bits first."""
+INPUT_MULTIPLE = 32
+"""Inputs that are a whole number of units at every width."""
 TOKENS = 32
 """Tokens of a block: a whole number of units at every width."""
 ROWS = 16
 """Rows of a line."""
 LINE_BYTES = 4 * ROWS
 ZERO_STEPS = 255
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One bit plane of a unit: its width, the bit of a code it starts at, its first line and its number of lines."""
+
+    width: int
+    position: int
+    first: int
+    lines: int
+
+    @property
+    def fields(self) -> int:
+        """Codes in one byte."""
+        return 8 // self.width
 
 
 @dataclass(frozen=True)

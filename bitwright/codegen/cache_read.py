@@ -12,7 +12,6 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import load, prefetch, splat, vector
 from bitwright.codegen.cache_layout import LINE_BYTES, TOKENS, ZERO_STEPS, PackedCache
-from bitwright.codegen.linear.unpack import bit_field
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class PackedHead:
             line = (run * layout.units + unit) * layout.lines + plane.first + step // plane.fields
             at = [self.head, block, line * LINE_BYTES + 4 * lane]
             codes = load(self.buffer, at, 4 * self.lanes)
-            bits = bit_field(codes, plane.width, step % plane.fields, plane.position, self.lanes)
+            bits = _bit_field(codes, plane.width, step % plane.fields, plane.position, self.lanes)
             result = bits if result is None else result | bits
         return result
 
@@ -61,3 +60,16 @@ class PackedHead:
         unit = self.layout.top / ZERO_STEPS
         value = T.cast(zeros, vector("float32", lanes))
         return value if unit == 1 else value * splat(T.float32(unit), lanes)
+
+
+def _bit_field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:
+    """Bit field ``field`` of every byte, moved to bit ``position``; the mask drops what shifts carry across bytes."""
+    if width == 8:
+        return line
+    shift = width * field - position
+    if shift:
+        words = T.reinterpret(line, dtype=vector("uint32", lanes))
+        amount = splat(T.uint32(abs(shift)), lanes)
+        words = words >> amount if shift > 0 else words << amount
+        line = T.reinterpret(words, dtype=vector("uint8", 4 * lanes))
+    return line & splat(T.uint8(((1 << width) - 1) << position), 4 * lanes)

@@ -12,8 +12,7 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import Registers, llvm, load, loop, stack, store, vector
-from bitwright.codegen.cache_layout import LINE_BYTES, ROWS, TOKENS, ZERO_STEPS, PackedCache
-from bitwright.codegen.layout import Plane
+from bitwright.codegen.cache_layout import LINE_BYTES, ROWS, TOKENS, ZERO_STEPS, PackedCache, Plane
 from bitwright.codegen.vectormath import hold, maximum, reduce_lanes, splat
 
 LARGEST_SCALE = 65504.0

@@ -5,8 +5,8 @@ Kernel arguments, float32, in order; ``n`` is symbolic unless ``rows=1``:
 ===================== ==================================================================================
 :class:`UnarySpec`    x[n, W], y[n, W]: y = f(x)
 :class:`GluSpec`      packed: x[n, 2 W] (gate columns first, then up), y[n, W]; else gate[n, W], up[n, W], y[n, W]:
-                      y = f(gate) * up; with ``quantize`` the result is int8 instead of y, as ``quantize_activation``
-                      would make it: x8 i8[n, W], scale f32[n, W/G], sum8 i32[n, W/G]
+                      y = f(gate) * up; with ``quantize`` the results are those of ``quantize_activation`` instead
+                      of y: x8 i8[n, T * W], scale f32[n, W/G], sum8 i32[n, W/G]
 :class:`BinarySpec`   a[n, W], b[n, W] (``broadcast``: b[W]), y[n, W]
 ===================== ==================================================================================
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bitwright.codegen.checks import check_choice, check_lanes, check_positive
+from bitwright.codegen.quantized_rows import QuantizedRows
 
 Function = Literal["silu", "gelu_erf", "gelu_tanh", "relu", "tanh", "sigmoid"]
 FUNCTIONS: tuple[Function, ...] = ("silu", "gelu_erf", "gelu_tanh", "relu", "tanh", "sigmoid")
@@ -48,7 +49,7 @@ class GluSpec:
 
     Attributes:
         packed: gate and up are the halves of one input row.
-        quantize: None for a float result; else group size of an int8 result, 0 for one group per row.
+        quantize: None for a float result.
     """
 
     function: Function
@@ -56,7 +57,7 @@ class GluSpec:
     packed: bool = True
     rows: Literal[1] | None = None
     lanes: int = 8
-    quantize: int | None = None
+    quantize: QuantizedRows | None = None
 
     def __post_init__(self) -> None:
         check_choice("activation", self.function, FUNCTIONS)
@@ -65,7 +66,7 @@ class GluSpec:
 
     @property
     def name(self) -> str:
-        suffix = "" if self.quantize is None else f"_a8g{self.quantize}"
+        suffix = "" if self.quantize is None else f"_{self.quantize.name}"
         return f"{self.function}_glu_{self.width}{suffix}"
 
 

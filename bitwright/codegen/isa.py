@@ -21,6 +21,7 @@ class Isa:
         dot: the byte dot product: ``vnni`` (vpdpbusd), ``maddubs`` (vpmaddubsw + vpmaddwd) or ``portable`` (plain IR).
         half: there is an instruction that widens half to single precision.
         requires: alternatives; one of these sets of LLVM features must be present.
+        permute: there is an instruction that looks up every byte of a register in another register (vpermb).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Isa:
     dot: Literal["vnni", "maddubs", "portable"]
     half: bool
     requires: tuple[frozenset[str], ...]
+    permute: bool = False
 
     def runs_with(self, features: frozenset[str]) -> bool:
         return any(needed <= features for needed in self.requires)
@@ -36,12 +38,15 @@ class Isa:
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 
-AVX512VNNI = Isa("avx512vnni", 16, 32, "vnni", True, (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}),))
+_AVX512VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
+
+AVX512VBMI = Isa("avx512vbmi", 16, 32, "vnni", True, (_AVX512VNNI | {"avx512vbmi"},), permute=True)
+AVX512VNNI = Isa("avx512vnni", 16, 32, "vnni", True, (_AVX512VNNI,))
 AVXVNNI = Isa("avxvnni", 8, 16, "vnni", True, (_AVX2 | {"avxvnni"}, _AVX2 | {"avx512vl", "avx512vnni"}))
 AVX2 = Isa("avx2", 8, 16, "maddubs", True, (_AVX2,))
 GENERIC = Isa("generic", 8, 16, "portable", False, (frozenset(),))
 
-ISAS = (AVX512VNNI, AVXVNNI, AVX2, GENERIC)
+ISAS = (AVX512VBMI, AVX512VNNI, AVXVNNI, AVX2, GENERIC)
 """Best first."""
 
 

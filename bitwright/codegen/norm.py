@@ -4,8 +4,7 @@ Kernel arguments, float32, in order (parts in brackets as the spec says)::
 
     x[n, W] [, residual[n, W]], gain[W] [, bias[W]] [, sum[n, W] (output)], y[n, W] (output)
 
-With ``quantize`` the result is int8 instead of y, as ``quantize_activation`` would make it: x8 i8[n, W], scale
-f32[n, W/G],
+With ``quantize`` the results are those of ``quantize_activation`` instead of y: x8 i8[n, T * W], scale f32[n, W/G],
 sum8 i32[n, W/G]. With ``residual`` the kernel writes sum = x + residual and normalises the sum. ``n`` is symbolic
 unless ``rows=1``.
 
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bitwright.codegen.checks import check_choice, check_lanes, check_positive
+from bitwright.codegen.quantized_rows import QuantizedRows
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class NormSpec:
         residual: whether x and residual are added first, and their sum is an output.
         rows: 1 for a decode kernel, None for a symbolic number of tokens.
         lanes: float32 lanes of the target's vectors.
-        quantize: None for a float result; else group size of an int8 result, 0 for one group per row.
+        quantize: None for a float result.
     """
 
     kind: Literal["rms", "layer"]
@@ -45,7 +45,7 @@ class NormSpec:
     residual: bool = False
     rows: Literal[1] | None = None
     lanes: int = 8
-    quantize: int | None = None
+    quantize: QuantizedRows | None = None
 
     def __post_init__(self) -> None:
         check_choice("norm kind", self.kind, ("rms", "layer"))
@@ -58,8 +58,8 @@ class NormSpec:
         return f"{prefix}{self.kind}_norm_{self.width}{bias}{_suffix(self.quantize)}"
 
 
-def _suffix(quantize: int | None) -> str:
-    return "" if quantize is None else f"_a8g{quantize}"
+def _suffix(quantize: QuantizedRows | None) -> str:
+    return "" if quantize is None else f"_{quantize.name}"
 
 
 def build_norm(spec: NormSpec) -> Any:

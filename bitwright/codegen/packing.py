@@ -9,17 +9,25 @@ import numpy.typing as npt
 
 from bitwright.codegen.layout import PackedLayout
 from bitwright.errors import InternalError, UnsupportedError
+from bitwright.scheme import CODEBOOK_BYTES
 
 Array = npt.NDArray[Any]
 
 
-def pack(codes: Array, scales: Array, zeros: Array | None, layout: PackedLayout) -> dict[str, Array]:
+CODEBOOK_ZERO = 128
+"""The stored byte of a codebook's value 0."""
+
+
+def pack(
+    codes: Array, scales: Array, zeros: Array | None, layout: PackedLayout, codebook: Array | None = None
+) -> dict[str, Array]:
     """Packs integer codes.
 
     Args:
         codes: u8 [outputs, inputs], each below 2**bits.
         scales: [outputs, groups], stored as f16.
         zeros: u8 [outputs, groups] for asymmetric schemes, else None.
+        codebook: int8 [2**bits] for codebook schemes, else None.
 
     Raises:
         InternalError: shapes or code values that do not fit the layout.
@@ -36,6 +44,12 @@ def pack(codes: Array, scales: Array, zeros: Array | None, layout: PackedLayout)
     if zeros is not None:
         _expect_shape("zeros", zeros, grouped)
         packed["zeros"] = _tile_groups(zeros.astype(np.uint8, copy=False), layout)
+    if (codebook is not None) != layout.weight.is_codebook:
+        raise InternalError(f"a codebook belongs to codebook schemes only, not {layout.weight}", where="pack")
+    if codebook is not None:
+        _expect_shape("codebook", codebook, (1 << layout.weight.bits,))
+        bytes_ = (codebook.astype(np.int16) + CODEBOOK_ZERO).astype(np.uint8)
+        packed["codebook"] = np.tile(bytes_, CODEBOOK_BYTES // bytes_.size)
     return packed
 
 
@@ -47,6 +61,13 @@ def unpack(tensors: dict[str, Array], layout: PackedLayout) -> tuple[Array, Arra
         _untile_groups(tensors["scales"], layout),
         None if zeros is None else _untile_groups(zeros, layout),
     )
+
+
+def unpack_codebook(tensors: dict[str, Array], layout: PackedLayout) -> Array | None:
+    """The values that codes look up: int8 [2**bits], or None for other schemes."""
+    if not layout.weight.is_codebook:
+        return None
+    return (tensors["codebook"][: 1 << layout.weight.bits].astype(np.int16) - CODEBOOK_ZERO).astype(np.int8)
 
 
 def pack_float(weights: Array, layout: PackedLayout) -> dict[str, Array]:
@@ -77,6 +98,10 @@ def dequantize(tensors: dict[str, Array], layout: PackedLayout) -> Array:
     if layout.weight.is_float:
         return unpack_float(tensors, layout).astype(np.float32)
     codes, scales, zeros = unpack(tensors, layout)
+    codebook = unpack_codebook(tensors, layout)
+    if codebook is not None:
+        values = codebook[codes].reshape(layout.outputs, layout.groups, layout.group).astype(np.float32)
+        return (values * scales.astype(np.float32)[..., None]).reshape(layout.outputs, layout.inputs)
     offset = np.int32(1 << (layout.weight.bits - 1)) if zeros is None else zeros.astype(np.int32)[..., None]
     centred = codes.reshape(layout.outputs, layout.groups, layout.group).astype(np.int32) - offset
     return (centred * scales.astype(np.float32)[..., None]).astype(np.float32).reshape(layout.outputs, layout.inputs)
@@ -86,13 +111,12 @@ def _pack_codes(codes: Array, layout: PackedLayout) -> Array:
     tiles, blocks, lanes, unit = layout.tiles, layout.blocks, layout.lanes, layout.unit
     # [tile, unit, block, step of four inputs, row, j]
     steps = _pad_rows(codes, layout).reshape(tiles, blocks, lanes, layout.inputs // unit, unit // 4, 4)
-    steps = steps.transpose(0, 3, 1, 4, 2, 5)
+    steps = steps.transpose(0, 3, 1, 4, 2, 5).reshape(tiles, layout.inputs // unit, blocks, unit // 4, 4 * lanes)
     packed = np.zeros((*steps.shape[:3], layout.lines, 4 * lanes), np.uint8)
-    for plane in layout.planes:
-        bits = (steps >> plane.position) & ((1 << plane.width) - 1)
-        fields = bits.reshape(*steps.shape[:3], plane.lines, plane.fields, 4 * lanes)
-        for field in range(plane.fields):
-            packed[..., plane.first : plane.first + plane.lines, :] |= fields[..., field, :] << (plane.width * field)
+    for step, field in enumerate(layout.fields):
+        for piece in field:
+            bits = (steps[..., step, :] >> piece.position) & ((1 << piece.width) - 1)
+            packed[..., piece.line, :] |= bits << piece.source
     return packed
 
 
@@ -100,10 +124,10 @@ def _unpack_codes(packed: Array, layout: PackedLayout) -> Array:
     tiles, blocks, lanes, unit = layout.tiles, layout.blocks, layout.lanes, layout.unit
     head = packed.shape[:3]
     steps = np.zeros((*head, unit // 4, 4 * lanes), np.uint8)
-    for plane in layout.planes:
-        shifts = np.arange(0, 8, plane.width, dtype=np.uint8)[:, None]
-        fields = (packed[..., plane.first : plane.first + plane.lines, None, :] >> shifts) & ((1 << plane.width) - 1)
-        steps |= (fields << plane.position).reshape(steps.shape)
+    for step, field in enumerate(layout.fields):
+        for piece in field:
+            bits = (packed[..., piece.line, :] >> piece.source) & ((1 << piece.width) - 1)
+            steps[..., step, :] |= bits << piece.position
     rows = steps.reshape(*head, unit // 4, lanes, 4).transpose(0, 2, 4, 1, 3, 5)
     return np.ascontiguousarray(rows.reshape(tiles * blocks * lanes, layout.inputs)[: layout.outputs])
 

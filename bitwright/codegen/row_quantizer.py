@@ -1,36 +1,37 @@
-"""Int8 quantization of rows that another kernel has just computed, so that the float row never leaves the cache.
+"""Quantization of rows that another kernel has just computed, so that the float row never leaves the cache.
 
-A kernel that may quantize its result asks for a :class:`RowOutput`: float rows, or what ``quantize_activation``
-would make of
-them (x8 i8[n,K], scale f32[n,K/G], sum i32[n,K/G]).
+A kernel that may quantize its result asks for a :class:`RowOutput`: float rows, or what ``quantize_activation`` would
+make of them (x8, scale and sum, see ``codegen.activation``).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from bitwright.codegen.activation import check_groups, quantize_group
+from bitwright.codegen.activation import quantize_group
 from bitwright.codegen.builder import Kernel, loop, stack
+from bitwright.codegen.quantized_rows import QuantizedRows
 
 
 class RowOutput:
     """Declares the result arguments of a kernel with rows of ``width`` floats.
 
     Args:
-        quantize: None for a float result y[n, width]; else the group size, 0 for one group per row.
+        quantize: None for a float result y[n, width].
     """
 
-    def __init__(self, function: Kernel, rows: Any, width: int, quantize: int | None, lanes: int) -> None:
+    def __init__(self, function: Kernel, rows: Any, width: int, quantize: QuantizedRows | None, lanes: int) -> None:
         self._width, self._lanes, self._quantize = width, lanes, quantize
         if quantize is None:
             self._y = function.tensor("y", (rows, width), "float32")
             return
-        self._group = quantize or width
-        check_groups(width, quantize)
-        groups = width // self._group
-        self._x8 = function.tensor("x8", (rows, width), "int8")
-        self._scale = function.tensor("scale", (rows, groups), "float32")
-        self._sum = function.tensor("sum8", (rows, groups), "int32")
+        quantize.check(width)
+        x8, scale, total = quantize.tensors(1, width)
+        self._results = (
+            function.tensor("x8", (rows, x8.shape[1]), x8.dtype),
+            function.tensor("scale", (rows, scale.shape[1]), scale.dtype),
+            function.tensor("sum8", (rows, total.shape[1]), total.dtype),
+        )
 
     def row(self, i: Any) -> tuple[Any, Any]:
         """Where row ``i`` is to be stored: (buffer, row index in it)."""
@@ -42,6 +43,5 @@ class RowOutput:
         """To be called once the whole row is stored."""
         if self._quantize is None:
             return
-        buffer, source = stored
-        with loop(self._width // self._group) as g:
-            quantize_group(self._lanes, self._group, (buffer, source), self._x8, self._scale, self._sum, i, g)
+        with loop(self._quantize.groups(self._width)) as g:
+            quantize_group(self._lanes, self._quantize, self._width, stored, self._results, i, g)

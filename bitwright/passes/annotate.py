@@ -1,8 +1,8 @@
 """Write the plan into the IR: after this pass every site's call carries its scheme, and nothing reads the plan any
 more.
 
-In: calls with ``site`` attributes. Out: ``scheme`` on ``linear`` and ``embedding``, ``k_scheme`` and ``v_scheme``
-on ``attention``.
+In: calls with ``site`` attributes. Out: ``scheme`` on ``linear`` and ``embedding`` (with rows where a matrix is cut
+into runs: ``u4g32a8:384+u3g32a8:192``), ``k_scheme`` and ``v_scheme`` on ``attention``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 In: functions with ``bitwright.linear``, ``bitwright.embedding`` and ``bitwright.attention`` calls whose ``site`` is
 empty.
-Out: the same functions with ``site`` attributes, and ``program.sites`` in the order of the graph.
+Out: the same functions with ``site`` attributes, ``program.sites`` in the order of the graph, and what later passes
+fuse out of sight: the names of the rotary tables, and the multiply-adds of a prompt.
 
 A linear layer is named by its place around the attentions: ``layer.3.q``, ``.k``, ``.v`` (or ``.qkv`` when one
 matrix feeds all)
@@ -15,7 +16,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
+
+from tvm import relax, tirx
 
 from bitwright import relax_ops
 from bitwright.errors import UnsupportedError
@@ -46,7 +50,9 @@ class FindSites:
                 return relax_ops.with_attributes(value, site=names[value.args[1].name])
             return None
 
-        return replace(program, module=rewrite(program.module, visit), sites=sites)
+        module = rewrite(program.module, visit)
+        macs = _prefill_macs(program.module)
+        return replace(program, module=module, sites=sites, rotary_tables=_rotary_tables(function), prefill_macs=macs)
 
 
 class _Namer:
@@ -174,6 +180,24 @@ def _weight_sites(function: Any, names: dict[str, str]) -> tuple[Site, ...]:
         )
     order = {b.value.args[1].name: i for i, b in reversed(list(enumerate(bindings(function)))) if _has_weight(b)}
     return tuple(sorted(sites, key=lambda site: order[site.weight]))
+
+
+def _rotary_tables(function: Any) -> frozenset[str]:
+    parameters = {v.name for v in function.params}
+    tables = [t for b in bindings(function) if relax_ops.name_of(b.value) == "rope" for t in b.value.args[1:3]]
+    return frozenset(table.name for table in tables if isinstance(table, relax.Var) and table.name in parameters)
+
+
+def _prefill_macs(module: Any) -> tuple[int, int]:
+    """Multiply-adds of linear layers in ``prefill``: those of all rows, per row, and those of the last row alone."""
+    every, last = 0, 0
+    entries = dict(functions(module))
+    for b in bindings(entries["prefill"]) if "prefill" in entries else ():
+        if relax_ops.name_of(b.value) == "linear":
+            rows, matrix = b.value.args[0].ty.shape.values[0], b.value.args[1].ty.shape.values
+            size = prod(int(extent) for extent in matrix)
+            every, last = (every, last + size) if isinstance(rows, tirx.IntImm) else (every + size, last)
+    return every, last
 
 
 def _has_weight(binding: Any) -> bool:

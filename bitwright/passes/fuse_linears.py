@@ -1,7 +1,8 @@
-"""Join linear layers that always read the same activation and have the same scheme into one matrix product.
+"""Join linear layers that always read the same activation into one matrix product.
 
 In: annotated ``linear`` calls. Out: one ``linear`` over the stacked rows of the members' weights, and slices of its
-result where the members were used. Members with different schemes stay apart (their quantized input is still shared).
+result where the members were used. Its scheme lists the runs of all members: ``u4g32a8:160+u6g32a8:96``. Neighbours
+with one scheme become one run, but each member keeps a codebook of its own.
 
 "Always" covers every use in every entry point: the stacked matrix is stored once, and prefill computes the last layers
 for one row only, so that two layers with one input in ``score`` may have different ones in ``prefill``.
@@ -20,6 +21,7 @@ from tvm import relax
 from bitwright import relax_ops
 from bitwright.passes.base import bindings, functions, rewrite, with_event
 from bitwright.program import Parameter, Program
+from bitwright.runs import Run, WeightsScheme, parse_weights, runs_of, scheme_of
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,13 @@ class FuseLinears:
 class _Group:
     """Layers that become one: names of their weights, rows of each, and names of their biases (all have one, or none).
 
-    The first member's site and scheme stand for all.
+    The first member's site stands for all.
     """
 
     weights: tuple[str, ...]
     outputs: tuple[int, ...]
     biases: tuple[str, ...]
+    runs: tuple[Run, ...]
 
 
 def _joined(names: Sequence[str]) -> str:
@@ -69,7 +72,7 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def _groups(program: Program) -> list[_Group]:
-    """Groups of at least two layers with the same inputs, scheme and presence of a bias, in graph order."""
+    """Groups of at least two layers with the same inputs and presence of a bias, in graph order."""
     candidates = {site.weight for site in program.sites if site.group}
     calls: dict[str, list[Any]] = defaultdict(list)
     for _, function in functions(program.module):
@@ -81,14 +84,27 @@ def _groups(program: Program) -> list[_Group]:
         # A weight with several biases would need several stacked biases.
         if len({_bias(call) for call in uses}) == 1:
             inputs = frozenset(call.args[0] for call in uses)
-            found[inputs, str(uses[0].attrs["scheme"]), bool(_bias(uses[0]))].append(weight)
+            found[inputs, bool(_bias(uses[0]))].append(weight)
     return [_group(weights, calls) for weights in found.values() if len(weights) > 1]
 
 
 def _group(weights: Sequence[str], calls: Mapping[str, Sequence[Any]]) -> _Group:
     firsts = [calls[weight][0] for weight in weights]
     outputs = tuple(int(call.args[1].ty.shape.values[0]) for call in firsts)
-    return _Group(tuple(weights), outputs, tuple(bias for call in firsts if (bias := _bias(call))))
+    biases = tuple(bias for call in firsts if (bias := _bias(call)))
+    schemes = [parse_weights(str(call.attrs["scheme"])) for call in firsts]
+    return _Group(tuple(weights), outputs, biases, joined_runs(list(zip(schemes, outputs, strict=True))))
+
+
+def joined_runs(members: Sequence[tuple[WeightsScheme, int]]) -> tuple[Run, ...]:
+    """The runs of matrices stacked on each other, given as (scheme, rows)."""
+    joined: list[Run] = []
+    for run in (run for scheme, rows in members for run in runs_of(scheme, rows)):
+        if joined and joined[-1].scheme == run.scheme and not run.scheme.weight.is_codebook:
+            joined[-1] = replace(run, rows=joined[-1].rows + run.rows)
+        else:
+            joined.append(run)
+    return tuple(joined)
 
 
 def _bias(call: Any) -> str:
@@ -104,11 +120,11 @@ def _stack(parameters: dict[str, Parameter], names: Sequence[str]) -> None:
         return np.concatenate([p.load() for p in parts])
 
     shape = (rows, *parts[0].shape[1:])
-    parameters[_joined(names)] = Parameter(_joined(names), shape, parts[0].dtype, load)
+    parameters[_joined(names)] = Parameter(_joined(names), shape, parts[0].dtype, load, tuple(names))
 
 
 def _emit_fused(rewriter: Any, value: Any, group: _Group, parameters: Mapping[str, Parameter]) -> Any:
     entries = [parameters[_joined(names)] for names in (group.weights, group.biases) if names]
     variables = [rewriter.parameter(entry.name, entry.shape, entry.dtype) for entry in entries]
-    attributes = {"site": str(value.attrs["site"]), "scheme": str(value.attrs["scheme"])}
+    attributes = {"site": str(value.attrs["site"]), "scheme": scheme_of(group.runs).name}
     return rewriter.emit(relax_ops.call("linear", [value.args[0], *variables], **attributes))

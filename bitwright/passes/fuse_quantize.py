@@ -54,7 +54,7 @@ def _actions(function: Any) -> dict[Any, _Action]:
     offsets: dict[Any, int] = {}
     for variable, value in bound.items():
         if relax_ops.name_of(value) == "quantize_activation" and counts[value.args[0]] == 1:
-            offset = _fuse(bound, value.args[0], int(value.attrs["group"]), actions)
+            offset = _fuse(bound, value.args[0], _format(value), actions)
             if offset is not None:
                 actions[variable] = lambda new: new.args[0]  # the activation is the fused call's tuple by now
                 offsets[variable] = offset
@@ -63,11 +63,16 @@ def _actions(function: Any) -> dict[Any, _Action]:
     return actions
 
 
+def _format(quantize: Any) -> dict[str, int]:
+    """The attributes that say how an activation is quantized."""
+    return {name: int(quantize.attrs[name]) for name in ("group", "terms")}
+
+
 def _item(index: int) -> _Action:
     return lambda new: relax.TupleGetItem(new.tuple_value, index)
 
 
-def _fuse(bound: dict[Any, Any], activation: Any, group: int, actions: dict[Any, _Action]) -> int | None:
+def _fuse(bound: dict[Any, Any], activation: Any, quantized: dict[str, int], actions: dict[Any, _Action]) -> int | None:
     """Plan the fusion with whatever computes ``activation``.
 
     Returns:
@@ -76,12 +81,12 @@ def _fuse(bound: dict[Any, Any], activation: Any, group: int, actions: dict[Any,
     value = bound.get(activation)
     if relax_ops.name_of(value) == "glu":
         kind = str(value.attrs["activation"])  # type: ignore[union-attr]
-        actions[activation] = lambda new: relax_ops.call("glu_quantized", new.args, activation=kind, group=group)
+        actions[activation] = lambda new: relax_ops.call("glu_quantized", new.args, activation=kind, **quantized)
         return 0
     if operator_name(value) in _NORMS and len(activation.ty.shape.values) == 2:
         kind, epsilon = _NORMS[operator_name(value)], float(value.attrs.epsilon)  # type: ignore[union-attr]
         actions[activation] = lambda new: relax_ops.call(
-            "norm_quantized", new.args, kind=kind, epsilon=epsilon, group=group
+            "norm_quantized", new.args, kind=kind, epsilon=epsilon, **quantized
         )
         return 0
     if isinstance(value, relax.TupleGetItem) and value.index == 1:
@@ -89,7 +94,7 @@ def _fuse(bound: dict[Any, Any], activation: Any, group: int, actions: dict[Any,
         norm = bound.get(pair)
         if relax_ops.name_of(norm) == "add_rms_norm":
             epsilon = float(norm.attrs["epsilon"])  # type: ignore[union-attr]
-            actions[pair] = lambda new: relax_ops.call("add_norm_quantized", new.args, epsilon=epsilon, group=group)
+            actions[pair] = lambda new: relax_ops.call("add_norm_quantized", new.args, epsilon=epsilon, **quantized)
             actions[activation] = lambda new: new.tuple_value
             return 1
     return None

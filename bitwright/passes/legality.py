@@ -6,10 +6,11 @@ from typing import Any
 
 from bitwright.codegen.cache_layout import why_no_packed_cache
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear import LinearSpec, why_illegal
+from bitwright.codegen.linear import linear_spec, why_illegal
 from bitwright.errors import UnsupportedError
 from bitwright.plan import Plan
-from bitwright.scheme import BITS, CACHE_GROUPS, GROUPS, CacheScheme, LinearScheme, Scheme, WeightScheme
+from bitwright.runs import Scheme
+from bitwright.scheme import BITS, CACHE_GROUPS, CODEBOOK_BITS, GROUPS, CacheScheme, LinearScheme, WeightScheme
 from bitwright.site import Site
 
 SHOWN = 8
@@ -19,8 +20,7 @@ def reason(site: Site, scheme: Scheme, isa: Isa) -> str | None:
     """None if ``site`` can be compiled with ``scheme``, else why not."""
     if isinstance(scheme, CacheScheme):
         return why_no_packed_cache(scheme, site.shape[1])
-    outputs, inputs = site.shape
-    return why_illegal(LinearSpec(outputs, inputs, scheme, site.bias), isa)
+    return why_illegal(linear_spec(scheme, *site.shape, bias=site.bias), isa)
 
 
 def check_legal(plan: Plan, sites: tuple[Site, ...], isa: Isa) -> None:
@@ -45,10 +45,15 @@ def check_legal(plan: Plan, sites: tuple[Site, ...], isa: Isa) -> None:
 
 
 def legal_weights(site: Site, isa: Isa) -> list[WeightScheme]:
-    """Every weight scheme that ``site`` can have, symmetric ones, narrowest first, then f16 and f32."""
+    """Every weight scheme that ``site`` can have: uniform symmetric ones, narrowest first, codebooks, f16 and f32."""
+    return [weight for weight in weight_schemes() if reason(site, LinearScheme(weight), isa) is None]
+
+
+def weight_schemes() -> list[WeightScheme]:
+    """Every weight scheme without zero points."""
     uniform = [WeightScheme("uniform", bits, group) for bits in BITS for group in (*GROUPS, 0)]
-    candidates = [*uniform, WeightScheme("float", 16), WeightScheme("float", 32)]
-    return [weight for weight in candidates if reason(site, LinearScheme(weight), isa) is None]
+    codebook = [WeightScheme("codebook", bits, group) for bits in CODEBOOK_BITS for group in (*GROUPS, 0)]
+    return [*uniform, *codebook, WeightScheme("float", 16), WeightScheme("float", 32)]
 
 
 def legal_caches(site: Site) -> list[CacheScheme]:

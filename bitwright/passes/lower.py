@@ -15,6 +15,7 @@ from tvm import relax
 
 from bitwright import relax_ops
 from bitwright.codegen.isa import Isa
+from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.team import TeamKernel
 from bitwright.passes.base import rewrite, with_event
 from bitwright.passes.caches import cache_specs
@@ -32,10 +33,12 @@ class Lower:
     Attributes:
         isa: what kernels are generated for.
         threads: how many threads long work is divided among.
+        schedules: chooses the knobs of linear kernels.
     """
 
     isa: Isa
     threads: int
+    schedules: Schedules = default_schedule
     name: str = "lower"
 
     def __call__(self, program: Program) -> Program:
@@ -52,7 +55,7 @@ class Lower:
             return relax.Var(variable.name, relax.TensorType(list(tensor.shape), tensor.dtype))
 
         def visit(rewriter: Any, variable: Any, value: Any) -> Any:
-            lowering = Lowering(rewriter, value, self.isa, self.threads, caches, kernels, teams)
+            lowering = Lowering(rewriter, value, self.isa, self.threads, caches, kernels, teams, self.schedules)
             name = relax_ops.name_of(value)
             if name is not None:
                 return LOWERINGS[name](lowering)

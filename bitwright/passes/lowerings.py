@@ -20,12 +20,14 @@ from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, b
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear import LinearSpec, build_linear, linear_team_kernel
+from bitwright.codegen.linear import AnyLinear, build_linear, linear_spec, linear_team_kernel
+from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.norm import NormSpec, build_norm
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
-from bitwright.scheme import LinearScheme
+from bitwright.runs import parse_weights
 
 # TVM's pattern kind of functions that are not fused with others.
 OPAQUE = 8
@@ -43,6 +45,7 @@ class Lowering:
         caches: what each layer's K and V are stored as.
         kernels: spec to global variable, shared by the module's functions.
         teams: kernels that a team of threads can share, by the name of their function.
+        schedules: chooses the knobs of linear kernels.
     """
 
     rewriter: Any
@@ -52,6 +55,7 @@ class Lowering:
     caches: tuple[CacheSpec, ...]
     kernels: dict[Any, Any]
     teams: dict[str, TeamKernel]
+    schedules: Schedules = default_schedule
 
     @property
     def rows(self) -> Any:
@@ -59,9 +63,15 @@ class Lowering:
         return static_rows(self.call.args[0])
 
     @property
-    def group(self) -> int | None:
-        """Group size of an operator that quantizes its result; None if it does not."""
-        return int(self.call.attrs["group"]) if "group" in self.call.attrs else None
+    def quantize(self) -> QuantizedRows | None:
+        """How an operator quantizes its result; None if it does not."""
+        if "group" not in self.call.attrs:
+            return None
+        return self.quantized_rows()
+
+    def quantized_rows(self) -> QuantizedRows:
+        """How the rows are quantized that the operator makes."""
+        return QuantizedRows(int(self.attribute("group")), int(self.attribute("terms")))  # type: ignore[arg-type]
 
     def attribute(self, name: str) -> Any:
         return self.call.attrs[name]
@@ -105,26 +115,26 @@ def _width(value: Any) -> int:
 
 
 def _packed_linear(at: Lowering) -> Any:
-    scheme = LinearScheme.parse(str(at.attribute("scheme")))
-    bias = bool(at.attribute("has_bias"))
-    spec = LinearSpec(int(at.attribute("outputs")), int(at.attribute("inputs")), scheme, bias, at.rows)
-    name = f"linear_{scheme}_{spec.outputs}x{spec.inputs}{'_decode' if at.rows else ''}"
+    spec = _matrix(at, bias=bool(at.attribute("has_bias")))
+    name = f"{spec.name}{'_decode' if at.rows else ''}"
     build = linear_team_kernel if at.rows else build_linear
-    return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name)), at.call.args)
+    return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name, schedules=at.schedules)), at.call.args)
 
 
 def _packed_embedding(at: Lowering) -> Any:
-    weight = LinearScheme.parse(str(at.attribute("scheme"))).weight
-    vocabulary, width = int(at.attribute("outputs")), int(at.attribute("inputs"))
-    key = ("embedding", vocabulary, width, weight, at.rows)
-    kernel = at.kernel(key, lambda: build_embedding(vocabulary, width, weight, at.isa, at.rows))
-    return at.emit(kernel, at.call.args)
+    table = _matrix(at, bias=False)
+    return at.emit(at.kernel(("embedding", table), lambda: build_embedding(table, at.isa)), at.call.args)
+
+
+def _matrix(at: Lowering, *, bias: bool) -> AnyLinear:
+    scheme, shape = parse_weights(str(at.attribute("scheme"))), (at.attribute("outputs"), at.attribute("inputs"))
+    return linear_spec(scheme, int(shape[0]), int(shape[1]), bias=bias, rows=at.rows)
 
 
 def _quantize_activation(at: Lowering) -> Any:
-    width, group = _width(at.call.args[0]), int(at.attribute("group"))
-    key = ("quantize_activation", width, group, at.rows)
-    return at.emit(at.kernel(key, lambda: build_quantize_activation(width, group, at.isa, at.rows)), at.call.args)
+    width, quantized = _width(at.call.args[0]), at.quantized_rows()
+    key = ("quantize_activation", width, quantized, at.rows)
+    return at.emit(at.kernel(key, lambda: build_quantize_activation(width, quantized, at.isa, at.rows)), at.call.args)
 
 
 def _rope(at: Lowering) -> Any:
@@ -150,7 +160,7 @@ def _attention(at: Lowering) -> Any:
     start = position.ty.values[0]
     written = at.rewriter.emit(
         relax.op.call_tir_inplace(
-            at.kernel(append, lambda: append_team_kernel(append) if at.rows else build_cache_append(append)),
+            at.kernel(append, lambda: (append_team_kernel if at.rows else build_cache_append)(append)),
             relax.Tuple([k, v, k_cache, v_cache, start]),
             [2, 3],
             [k_cache.ty, v_cache.ty],
@@ -167,8 +177,8 @@ def _attention(at: Lowering) -> Any:
         at.isa,
         at.threads,
     )
-    kernel = at.kernel(spec, lambda: attention_team_kernel(spec) if at.rows else build_attention(spec))
-    return at.emit(kernel, [q, *caches, start])
+    build = attention_team_kernel if at.rows else build_attention
+    return at.emit(at.kernel(spec, lambda: build(spec)), [q, *caches, start])
 
 
 def _attention_full(at: Lowering) -> Any:
@@ -194,20 +204,20 @@ def _glu(at: Lowering) -> Any:
     packed = len(at.call.args) == 1
     width = _width(at.call.args[0]) // (2 if packed else 1)
     function = _GLU[str(at.attribute("activation"))]
-    spec = GluSpec(function, width, packed, at.rows, at.isa.lanes, at.group)
+    spec = GluSpec(function, width, packed, at.rows, at.isa.lanes, at.quantize)
     return at.emit(at.kernel(spec, lambda: build_glu(spec)), at.call.args)
 
 
 def _add_norm(at: Lowering) -> Any:
     x, epsilon = at.call.args[0], float(at.attribute("epsilon"))
-    spec = NormSpec("rms", _width(x), epsilon, False, True, at.rows, at.isa.lanes, at.group)
+    spec = NormSpec("rms", _width(x), epsilon, False, True, at.rows, at.isa.lanes, at.quantize)
     return at.emit(at.kernel(spec, lambda: build_norm(spec)), at.call.args)
 
 
 def _norm_quantized(at: Lowering) -> Any:
     kind: Any = str(at.attribute("kind"))
     x, bias = at.call.args[0], len(at.call.args) > 2
-    spec = NormSpec(kind, _width(x), float(at.attribute("epsilon")), bias, False, at.rows, at.isa.lanes, at.group)
+    spec = NormSpec(kind, _width(x), float(at.attribute("epsilon")), bias, False, at.rows, at.isa.lanes, at.quantize)
     return at.emit(at.kernel(spec, lambda: build_norm(spec)), at.call.args)
 
 

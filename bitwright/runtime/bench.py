@@ -17,21 +17,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bitwright.errors import UsageError
-from bitwright.runtime.arrays import aligned_zeros
 from bitwright.runtime.artifact import Interface
-from bitwright.runtime.module import CompiledModule
+from bitwright.runtime.breakdown import Breakdown
+from bitwright.runtime.profile import profile_step
+from bitwright.runtime.read_loop import ReadLoop
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bitwright.runtime.session import Session
 
-OUT_WORDS = 8
-"""uint64 results per thread of ``read_bandwidth``."""
-
 _SEED = 0
-_MIN_READ_SECONDS = 2e-3
-_MIN_READ_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,14 @@ class BenchTest:
         ends = [self.depth + min(start + chunk, self.tokens) for start in range(0, self.tokens, chunk)]
         return (len(ends) * weights + cache * sum(ends)) // self.tokens
 
+    def macs_per_token(self, interface: Interface) -> int:
+        """Multiply-adds of linear layers for one token, on average over the test; 0 where they are not known.
+
+        Of a prompt's chunk only the last token goes through what leads to logits alone, a decoded token always does.
+        """
+        chunks = self.tokens if self.kind == "tg" else -(-self.tokens // interface.prefill_chunk)
+        return interface.macs_per_token + chunks * interface.macs_per_chunk // self.tokens
+
 
 @dataclass(frozen=True)
 class BenchRow:
@@ -69,12 +73,14 @@ class BenchRow:
         samples: tokens per second of each repetition.
         bytes_per_token: see ``BenchTest.bytes_per_token``.
         bandwidth: bytes per second of the read loop, median over the repetitions.
+        macs_per_token: see ``BenchTest.macs_per_token``.
     """
 
     test: BenchTest
     samples: tuple[float, ...]
     bytes_per_token: int
     bandwidth: float
+    macs_per_token: int = 0
 
     @property
     def median(self) -> float:
@@ -94,6 +100,10 @@ class BenchRow:
         return self.median * self.bytes_per_token
 
     @property
+    def macs_per_second(self) -> float:
+        return self.median * self.macs_per_token
+
+    @property
     def roofline_fraction(self) -> float:
         return self.bytes_per_second / self.bandwidth
 
@@ -109,6 +119,8 @@ class BenchRow:
             "bytes_per_second": self.bytes_per_second,
             "read_bandwidth": self.bandwidth,
             "roofline_fraction": self.roofline_fraction,
+            "macs_per_token": self.macs_per_token,
+            "macs_per_second": self.macs_per_second,
         }
 
 
@@ -184,14 +196,15 @@ def _measure(session: Session, test: BenchTest, repetitions: int, done: Callable
     if test.depth:
         session.prefill(ids[: test.depth])
     size = test.bytes_per_token(session.manifest.interface)
-    read = _ReadLoop(module, size, test.threads)
+    read = ReadLoop(module, size, test.threads)
     samples, bandwidths = [], []
     for repetition in range(repetitions + 1):
         bandwidths.append(read.bytes_per_second())
         seconds = _run(session, test, ids)
         samples.append(test.tokens / seconds)
         done(repetition)
-    return BenchRow(test, tuple(samples[1:]), size, statistics.median(bandwidths[1:]))
+    macs = test.macs_per_token(session.manifest.interface)
+    return BenchRow(test, tuple(samples[1:]), size, statistics.median(bandwidths[1:]), macs)
 
 
 def _run(session: Session, test: BenchTest, ids: np.ndarray) -> float:
@@ -202,34 +215,22 @@ def _run(session: Session, test: BenchTest, ids: np.ndarray) -> float:
         session.prefill(new)
     else:
         for number in new:
-            session.decode(number)
+            session.advance(number)
     seconds = time.perf_counter() - start
     session.rewind(test.depth)
     return seconds
 
 
-class _ReadLoop:
-    """The artifact's ``read_bandwidth(buffer u8[n], out u64[threads * 8])`` on a buffer of its own."""
-
-    def __init__(self, module: CompiledModule, size: int, threads: int) -> None:
-        self._function = module.library_function("read_bandwidth")
-        # Tiny models: below this the call itself would be measured.
-        self._size = max(size, _MIN_READ_BYTES * threads)
-        self._module = module
-        buffer = aligned_zeros((self._size,), "uint8")
-        buffer.fill(1)  # written, so that every page exists
-        out = aligned_zeros((threads * OUT_WORDS,), "uint64")
-        self._arguments = (module.tensor(buffer), module.tensor(out))
-        self._read()
-
-    def bytes_per_second(self) -> float:
-        """One sample, of reads that take some milliseconds together. A first read, to fill the caches, is not timed."""
-        self._read()
-        count, start = 0, time.perf_counter()
-        while (seconds := time.perf_counter() - start) < _MIN_READ_SECONDS or count < 3:
-            self._read()
-            count += 1
-        return self._size * count / seconds
-
-    def _read(self) -> None:
-        self._function(*self._arguments)
+def profile_tests(session: Session, tests: Sequence[BenchTest], *, repetitions: int = 5) -> Iterator[Breakdown]:
+    """Take apart one step of each kind of row: a decoded token, and the first chunk of the longest prompt."""
+    longest: dict[tuple[str, int, int], BenchTest] = {}
+    for test in tests:
+        known = longest.get((test.kind, test.depth, test.threads), test)
+        longest[test.kind, test.depth, test.threads] = max(known, test, key=lambda row: row.tokens)
+    for test in longest.values():
+        tokens = 1 if test.kind == "tg" else min(test.tokens, session.manifest.interface.prefill_chunk)
+        session.module.use_threads(test.threads)
+        step = BenchTest(test.kind, tokens, test.depth, test.threads)
+        size = step.bytes_per_token(session.manifest.interface) * tokens
+        read = ReadLoop(session.module, size, test.threads)
+        yield profile_step(session, tokens, test.depth, read.bytes_per_second, repetitions=repetitions)

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bitwright.runtime.arrays import aligned_zeros
 from bitwright.runtime.artifact import StepRecord
+from bitwright.runtime.breakdown import KernelTime, sum_by_name
 
 if TYPE_CHECKING:
     import numpy as np
 
 FUNCTION = "decode_step"
-
-
-@dataclass(frozen=True)
-class TaskTime:
-    """Time of all tasks of one kernel in a step, waiting for other threads included.
-
-    Attributes:
-        kernel: its name.
-        calls: tasks it runs in.
-        seconds: the first thread's time in them.
-        nbytes: bytes of weights that they read.
-    """
-
-    kernel: str
-    calls: int
-    seconds: float
-    nbytes: int
 
 
 class DecodeStep:
@@ -59,6 +41,7 @@ class DecodeStep:
         self.logits = aligned_zeros((1, vocab), "float32")
         self.best = aligned_zeros((1,), "int64")
         self._ticks = aligned_zeros((len(record.tasks) + 1,), "int64")
+        self._first: tuple[float, np.ndarray] | None = None
         arena = aligned_zeros((record.shared_bytes + record.threads * record.private_bytes,), "uint8")
         words = aligned_zeros((record.threads * record.barrier_words,), "int64")
         tables = []
@@ -75,20 +58,31 @@ class DecodeStep:
         self._generation += 1
         self._function(*self._arguments, position, threads, self._generation, int(profile))
 
-    def profile(self, token: int, position: int, threads: int) -> tuple[float, list[TaskTime]]:
-        """Seconds of one call, and of its kernels by name, in the order of their first task."""
+    def profile(self, token: int, position: int, threads: int) -> list[KernelTime]:
+        """The time of every kernel in one call, in the order of their first task.
+
+        The time since the first such call gives the length of a cycle; what lies between calls belongs to no kernel.
+        """
+        if self._first is None:
+            self._first = self._profiled(token, position, threads)
+        start, ticks = self._profiled(token, position, threads)
+        first_start, first_ticks = self._first
+        per_cycle = (start - first_start) / float(ticks[0] - first_ticks[0])
+        return self._kernel_times(ticks, per_cycle, position + 1)
+
+    def _profiled(self, token: int, position: int, threads: int) -> tuple[float, np.ndarray]:
+        """When a profiled call started, and the cycle counter at the start of each task and at the end."""
         start = time.perf_counter()
         self(token, position, threads, profile=True)
-        seconds = time.perf_counter() - start
-        return seconds, self._task_times(seconds)
+        return start, self._ticks.copy()
 
-    def _task_times(self, seconds: float) -> list[TaskTime]:
+    def _kernel_times(self, ticks: np.ndarray, per_cycle: float, cached: int) -> list[KernelTime]:
         import numpy as np
 
-        cycles = np.diff(self._ticks).astype(float)
-        per_cycle = seconds / max(float(cycles.sum()), 1.0)
-        times: dict[str, list[float]] = defaultdict(lambda: [0, 0.0, 0])
-        for (kernel, nbytes), spent in zip(self.record.tasks, cycles, strict=True):
-            entry = times[kernel]
-            entry[0], entry[1], entry[2] = entry[0] + 1, entry[1] + spent * per_cycle, entry[2] + nbytes
-        return [TaskTime(kernel, int(calls), spent, int(size)) for kernel, (calls, spent, size) in times.items()]
+        spent = np.diff(ticks).astype(float) * per_cycle
+        return sum_by_name(
+            [
+                KernelTime(kernel, 1, seconds, weights + cached * cache)
+                for (kernel, weights, cache), seconds in zip(self.record.tasks, spent.tolist(), strict=True)
+            ]
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import InputError, InternalError, UnsupportedError
@@ -24,6 +25,9 @@ class CompiledModule:
     """The functions of ``model.so`` bound to one weight set and one cache state.
 
     Not for use by two threads at once: the cache and the token buffer are shared.
+
+    Attributes:
+        weight_bytes, state_bytes: size of each tensor by its address.
     """
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
@@ -37,6 +41,8 @@ class CompiledModule:
         # Views keep their arrays alive; the arrays keep the mapping alive.
         self._weights = self._ffi.Array([self._ffi.from_dlpack(array) for array in weights])
         self._state = self._ffi.Array([self._ffi.from_dlpack(array) for array in state])
+        self.weight_bytes = {array.ctypes.data: array.nbytes for array in weights}
+        self.state_bytes = {array.ctypes.data: array.nbytes for array in state}
         self.decode_step = self._decode_step(weights, state)
         self._tokens = aligned_zeros((self._interface.context,), "int64")
         self._types = aligned_zeros((self._interface.context,), "int64")
@@ -102,6 +108,18 @@ class CompiledModule:
     def tensor(self, array: np.ndarray) -> Any:
         """``array`` as an argument of a library function, without a copy."""
         return self._ffi.from_dlpack(array)
+
+    @contextmanager
+    def instrumented(self, instrument: Callable[..., int]) -> Iterator[None]:
+        """Let the VM call ``instrument(function, name, before, result, *arguments)`` around each of its calls.
+
+        If it returns 1 before a call, the VM does not make the call.
+        """
+        self._vm["set_instrument"](instrument)
+        try:
+            yield
+        finally:
+            self._vm["set_instrument"](None)
 
     def use_threads(self, threads: int) -> None:
         """Compute with ``threads`` threads from now on (as many as ``choose_threads`` allows)."""

@@ -188,6 +188,24 @@ class Session:
         """Append one token and return float32 [vocab], the logits behind it (``prefill`` of one id)."""
         return self.prefill([number])
 
+    def advance(self, number: int) -> Prediction:
+        """Append one token and return what follows it: as ``decode``, but nothing is copied.
+
+        The logits are the step's own memory: the next token overwrites them.
+
+        Raises:
+            UsageError: an id outside the vocabulary, or no room in the cache.
+        """
+        step = self.module.decode_step
+        if step is None:
+            return Prediction(self.decode(number))
+        if not 0 <= number < self.vocab:
+            self._ids([number])
+        self._need_room(1)
+        self.module.decode(number, self.position)
+        self._cached.append(number)
+        return Prediction(step.logits[0], int(step.best[0]))
+
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """float32 [len(ids), vocab]: the logits behind every token of ``ids``, which start an empty cache.
 
@@ -365,12 +383,7 @@ class Session:
     def _decode(self, number: int) -> Prediction | None:
         if self.position >= self.context:
             return None
-        step = self.module.decode_step
-        if step is None:
-            return Prediction(self.decode(number))
-        self.module.decode(number, self.position)
-        self._cached.append(number)
-        return Prediction(step.logits[0], int(step.best[0]))
+        return self.advance(number)
 
     # Checks ----------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.llama_gguf import TYPES, interleave_rotary_rows, quantize, write_f32
+from benchmarks.llama_gguf import TYPES, interleave_rotary_rows, quantize, write_gguf
 
 HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, LAYERS = 4, 2, 16, 128, 96, 2
 WIDTH = HEADS * HEAD_DIM
@@ -69,32 +69,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GGUF whose only content is a byte-level tokenizer of VOCAB made-up tokens."""
-    import gguf
-
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list([f"<{index}>" for index in range(VOCAB)])
-    writer.add_token_types([gguf.TokenType.NORMAL] * VOCAB)
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(1)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path
-
-
-def test_every_tensor_is_written_once_and_metadata_follows_the_config(
-    folder: Path, tokenizer: Path, tmp_path: Path
-) -> None:
+def test_every_tensor_is_written_once_and_metadata_follows_the_config(folder: Path, tmp_path: Path) -> None:
     import gguf
     from safetensors.numpy import load_file
 
-    write_f32(folder, tokenizer, tmp_path / "model.gguf")
+    write_gguf(folder, tmp_path / "model.gguf")
     reader = gguf.GGUFReader(tmp_path / "model.gguf")
     written = {tensor.name: tensor for tensor in reader.tensors}
     # Nine tensors a layer, the table, the last norm; no lm_head, which is tied.
@@ -107,25 +86,33 @@ def test_every_tensor_is_written_once_and_metadata_follows_the_config(
     fields = {key: field.contents() for key, field in reader.fields.items()}
     assert fields["llama.attention.head_count_kv"] == KV_HEADS
     assert fields["llama.rope.dimension_count"] == HEAD_DIM
-    assert fields["tokenizer.ggml.tokens"][:2] == ["<0>", "<1>"]
+    assert fields["llama.vocab_size"] == VOCAB
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_another_architecture_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+def test_half_precision_is_for_matrices_alone(folder: Path, tmp_path: Path) -> None:
+    import gguf
+
+    write_gguf(folder, tmp_path / "model.gguf", "float16")
+    kinds = {len(tensor.shape): str(tensor.data.dtype) for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert kinds == {1: "float32", 2: "float16"}
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}), encoding="utf-8")
     with pytest.raises(SystemExit, match="only llama folders are written as GGUF here, this is gpt2"):
-        write_f32(tmp_path, tokenizer, tmp_path / "model.gguf")
+        write_gguf(tmp_path, tmp_path / "model.gguf")
 
 
 @needs_llama_cpp
-def test_llama_cpp_computes_what_torch_computes(folder: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_llama_cpp_computes_what_torch_computes(folder: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     from benchmarks.llama_engine import LlamaEngine
 
     model = tmp_path / "model.gguf"
-    write_f32(folder, tokenizer, model)
+    write_gguf(folder, model)
     ids = np.random.default_rng(0).integers(0, VOCAB, 12).tolist()
     with LlamaEngine(model, threads=1, context=64, exact=True) as engine:
         engine.prefill(ids)
@@ -141,9 +128,9 @@ def test_llama_cpp_computes_what_torch_computes(folder: Path, tokenizer: Path, t
 
 
 @needs_llama_cpp
-def test_pure_types_spend_fewer_bytes_on_the_table(folder: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_pure_types_spend_fewer_bytes_on_the_table(folder: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
-    write_f32(folder, tokenizer, model)
+    write_gguf(folder, model)
     sizes = {}
     for name in ("q8_0", "q4_0", "q4_0-pure"):
         quantize(model, TYPES[name], tmp_path / f"{name}.gguf")

@@ -209,6 +209,18 @@ def test_bench(command: Any, artifact_path: Path) -> None:
     assert len(table) == 5
 
 
+def test_bench_profile(command: Any, artifact_path: Path) -> None:
+    arguments = ["bench", artifact_path, "-p", "8", "-n", "4", "-t", "1", "-r", "2", "--profile"]
+    profiles = json_of(command(*arguments, "--json"))["profiles"]
+    assert [entry["test"] for entry in profiles] == ["pp8", "tg1"]
+    for entry in profiles:
+        inside = sum(kernel["seconds"] for kernel in entry["kernels"])
+        assert entry["outside_kernels"]["seconds"] == pytest.approx(entry["seconds"] - inside)
+    shown = command(*arguments).stdout.decode()
+    assert "tg1 at depth 0, threads 1: " in shown
+    assert len([line for line in shown.splitlines() if line.startswith("outside kernels ")]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

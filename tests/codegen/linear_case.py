@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitwright.codegen.isa import AVX2, AVX512VNNI, AVXVNNI, GENERIC, Isa
+from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI, AVXVNNI, GENERIC, Isa
 from bitwright.codegen.linear import LinearSpec, build_linear
 from bitwright.codegen.packing import dequantize, pack, pack_float
 from bitwright.codegen.reference import linear as reference
 
 Array = NDArray[Any]
 GENERIC_WIDE = Isa("generic16", 16, 32, "portable", False, (frozenset(),))
-EVERY_ISA = (AVX2, AVXVNNI, AVX512VNNI, GENERIC, GENERIC_WIDE)
+EVERY_ISA = (AVX2, AVXVNNI, AVX512VNNI, AVX512VBMI, GENERIC, GENERIC_WIDE)
 
 
 @cache
@@ -48,7 +48,10 @@ def compiled(spec: LinearSpec, isa: Isa) -> Any:
 
 @dataclass(frozen=True)
 class Layer:
-    """Tensors of one layer; ``codes`` and ``zeros`` are None for float weights, ``zeros`` is filled in if symmetric."""
+    """Tensors of one layer; ``codes`` and ``zeros`` are None for float weights, ``zeros`` is filled in if symmetric.
+
+    Codes of a codebook are looked up: integers whose zero point is 0.
+    """
 
     packed: dict[str, Array]
     weights: Array
@@ -68,6 +71,12 @@ def random_layer(spec: LinearSpec, isa: Isa, seed: int = 0) -> Layer:
     grouped = (spec.outputs, layout.groups)
     codes = rng.integers(0, 1 << weight.bits, (spec.outputs, spec.inputs)).astype(np.uint8)
     scales = (rng.standard_normal(grouped) * 0.01).astype(np.float16)
+    if weight.is_codebook:
+        codebook = rng.permutation(np.arange(-128, 128))[: 1 << weight.bits].astype(np.int8)
+        codebook[:2] = -128, 127
+        packed = pack(codes, scales, None, layout, codebook)
+        values = reference.look_up(codes, codebook)
+        return Layer(packed, dequantize(packed, layout), values, scales, np.zeros(grouped, np.int64), bias)
     zeros = None if weight.symmetric else rng.integers(0, 256, grouped).astype(np.uint8)
     packed = pack(codes, scales, zeros, layout)
     if zeros is None:
@@ -78,11 +87,11 @@ def random_layer(spec: LinearSpec, isa: Isa, seed: int = 0) -> Layer:
 def relative_error(spec: LinearSpec, isa: Isa, x: Array, layer: Layer) -> float:
     """Largest |kernel - oracle| relative to the sum of the magnitudes of the terms (see ``reference.TOLERANCE``)."""
     layout, bias = spec.layout(isa), layer.bias
-    if spec.scheme.activation.bits == 8:
+    if terms := spec.scheme.terms:
         assert layer.codes is not None and layer.scales is not None and layer.zeros is not None
-        x8, scale, total = reference.quantize_activation(x, layout.group)
+        x8, scale, total = reference.quantize_activation(x, layout.group, terms)
         activations = (x8, scale, total)
-        expected = reference.linear_a8(x8, scale, layer.codes, layer.scales, layer.zeros, bias)
+        expected = reference.linear_packed(x8, scale, layer.codes, layer.scales, layer.zeros, bias)
     else:
         activations = (x,)
         expected = reference.linear(x, layer.weights, bias)
@@ -94,7 +103,8 @@ def relative_error(spec: LinearSpec, isa: Isa, x: Array, layer: Layer) -> float:
     magnitude = reference.magnitude(x, layer.weights, bias)
     if layer.codes is not None:
         assert layer.scales is not None and layer.zeros is not None
-        # The kernel sums code * x and zero * x apart from each other.
-        unsigned = np.repeat(np.abs(layer.scales.astype(np.float64)), layout.group, 1) * layer.codes
+        # The kernel sums code * x and zero * x apart from each other; what is looked up is stored plus 128.
+        operands = layer.codes + 128 if spec.scheme.weight.is_codebook else layer.codes
+        unsigned = np.repeat(np.abs(layer.scales.astype(np.float64)), layout.group, 1) * operands
         magnitude = np.maximum(magnitude, reference.magnitude(x, unsigned, bias))
     return float(np.max(np.abs(result.numpy() - expected) / magnitude))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitwright.codegen import elementwise as kernels
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.reference import elementwise as reference
 from bitwright.errors import UnsupportedError
 
@@ -81,7 +82,7 @@ def test_unknown_activation_is_refused_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_gated_activation_can_quantize_its_result(packed: bool) -> None:
-    plain, quantized = (kernels.GluSpec("silu", 96, packed, quantize=q) for q in (None, 32))
+    plain, quantized = (kernels.GluSpec("silu", 96, packed, quantize=q) for q in (None, QuantizedRows(32)))
     gate, up = (np.random.default_rng(s).standard_normal((3, 96)).astype("float32") for s in (1, 2))
     inputs = [np.concatenate([gate, up], 1)] if packed else [gate, up]
     (expected,) = call(kernels.build_glu, plain, *inputs, empty(3, 96), outputs=(len(inputs),))

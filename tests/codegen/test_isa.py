@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitwright.codegen.isa import AVX2, AVX512VNNI, AVXVNNI, GENERIC, Isa, select_isa
+from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI, AVXVNNI, GENERIC, Isa, select_isa
 
 HASWELL = {"avx2", "fma", "f16c", "bmi2"}
 
@@ -20,6 +20,7 @@ HASWELL = {"avx2", "fma", "f16c", "bmi2"}
         (HASWELL | {"avx512f", "avx512bw", "avx512vl"}, AVX2),  # Skylake-X: no VNNI
         (HASWELL | {"avx512vl", "avx512vnni"}, AVXVNNI),
         (HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}, AVX512VNNI),
+        (HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi"}, AVX512VBMI),
     ],
 )
 def test_select(features: set[str], isa: Isa) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bitwright.codegen.isa import AVX2, AVX512VNNI, AVXVNNI, GENERIC, Isa
+from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI, AVXVNNI, GENERIC, Isa
 from bitwright.codegen.linear import LinearSpec
+from bitwright.codegen.reference import linear as reference
 from bitwright.codegen.reference.linear import TOLERANCE
 from bitwright.scheme import LinearScheme
 
@@ -18,13 +19,14 @@ UNIFORM = [
     for group, activation in (("g32", "a8"), ("g64z", "a8"), ("row", "a8"), ("g32z", "a16"), ("g128", "a16"))
 ]
 FLOAT = ["f16", "f32"]
+CODEBOOK = ["c3g64a8", "c4rowa8", "c5g32a8", "c6g128a8", "c6g64a16"]
 PORTABLE = ["u2g32a8", "u3g64za8", "u4rowa8", "u5g32za8", "u6g128a8", "u8g32za8", "u3g32za16", "u8rowa16", *FLOAT]
 
 
 def tolerance(scheme: LinearScheme) -> float:
     if scheme.weight.is_float:
         return TOLERANCE["linear_float"]
-    return TOLERANCE["linear_a8" if scheme.activation.bits == 8 else "linear_a16"]
+    return TOLERANCE["linear_packed"]
 
 
 def check(isa: Isa, spec: LinearSpec, tokens: int, seed: int = 0) -> None:
@@ -47,6 +49,22 @@ def test_prefill(isa: Isa, name: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize("name", CODEBOOK)
+@pytest.mark.parametrize("isa", EVERY_ISA, ids=lambda isa: isa.name)
+def test_codebooks(isa: Isa, name: str, rows: int | None) -> None:
+    """With vpermb, with several shuffles, with bytes split into magnitude and sign, and one by one."""
+    check(isa, LinearSpec(72, 256, LinearScheme.parse(name), rows=rows), rows or 13)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize("shape", [(192, 576), (576, 1536), (1537, 576)], ids=str)
+def test_codebooks_at_odd_sizes(shape: tuple[int, int], rows: int | None) -> None:
+    isa = AVX2 if missing(AVX512VBMI) else AVX512VBMI
+    spec = LinearSpec(*shape, LinearScheme.parse("c3g64a8"), bias=True, rows=rows)  # type: ignore[arg-type]
+    check(isa, spec, rows or 5)
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
 @pytest.mark.parametrize("name", PORTABLE)
 @pytest.mark.parametrize("isa", [GENERIC, GENERIC_WIDE], ids=lambda isa: isa.name)
 def test_portable_kernels(isa: Isa, name: str, rows: int | None) -> None:
@@ -57,6 +75,12 @@ def test_portable_kernels(isa: Isa, name: str, rows: int | None) -> None:
 @pytest.mark.parametrize("name", ["u4g32a8", "u4g32a16"])
 def test_any_number_of_tokens(name: str, tokens: int) -> None:
     check(AVX2, LinearSpec(64, 128, LinearScheme.parse(name)), tokens, seed=tokens)
+
+
+@pytest.mark.parametrize("name", ["u4g32za8", "u3g128a16", "u8g64a8"])
+def test_prefill_in_slices_of_many_inputs_and_turns_of_many_tokens(name: str) -> None:
+    """1536 inputs are unpacked in three slices, for 256 tokens at a time."""
+    check(AVX2, LinearSpec(20, 1536, LinearScheme.parse(name), bias=True), 259)
 
 
 @pytest.mark.parametrize("outputs", [1, 7, 8, 17, 31, 33, 64, 100])
@@ -70,6 +94,31 @@ def test_any_number_of_outputs(outputs: int, rows: int | None) -> None:
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
 def test_float_weights_take_any_number_of_inputs(inputs: int, rows: int | None) -> None:
     check(AVX2, LinearSpec(24, inputs, LinearScheme.parse("f16"), rows=rows), rows or 7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize("name", ["c2g32a8", "c6g32a8"])
+def test_extreme_codebooks_do_not_saturate(name: str, rows: int | None) -> None:
+    """Looked-up bytes of -128 and 127 times activations of +-127."""
+    from bitwright.codegen.packing import dequantize, pack
+
+    from .linear_case import Layer
+
+    spec = LinearSpec(32, 128, LinearScheme.parse(name), rows=rows)  # type: ignore[arg-type]
+    codebook = np.resize(np.array([-128, 127], np.int8), 1 << spec.scheme.weight.bits)
+    codes = np.zeros((32, 128), np.uint8)
+    codes[::2] = 1
+    for isa in (AVX2, AVXVNNI, AVX512VNNI, AVX512VBMI):
+        if missing(isa):
+            continue
+        layout = spec.layout(isa)
+        scales = np.ones((32, layout.groups), np.float16)
+        packed = pack(codes, scales, None, layout, codebook)
+        values, zeros = reference.look_up(codes, codebook), np.zeros(scales.shape, np.int64)
+        layer = Layer(packed, dequantize(packed, layout), values, scales, zeros, None)
+        for sign in (1, -1):
+            x = np.full((rows or 12, 128), sign, np.float32)
+            assert relative_error(spec, isa, x, layer) <= tolerance(spec.scheme)
 
 
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])

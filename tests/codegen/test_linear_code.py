@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bitwright.codegen.isa import AVX512VNNI, AVXVNNI, GENERIC, Isa
+from bitwright.codegen.isa import AVX512VBMI, AVX512VNNI, AVXVNNI, GENERIC, Isa
 from bitwright.codegen.linear import LinearSpec, build_linear
 from bitwright.scheme import LinearScheme
 
@@ -36,6 +36,25 @@ def test_avx512_uses_vnni_and_spills_nothing_in_its_loop(name: str, rows: int | 
     assert hot
     for block in hot:
         assert re.search(r"vpdpbusd\s.*%zmm", block)
+        assert not SPILL.search(block)
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize(
+    ("name", "isa", "instruction"),
+    [
+        ("c3g32a8", AVX512VNNI, "vpshufb"),
+        ("c4g32a8", AVX512VBMI, "vpermb"),
+        ("c6g32a8", AVX512VNNI, "vpshufb"),
+        ("c6g32a8", AVX512VBMI, "vpermb"),
+    ],
+)
+def test_codebooks_are_shuffles_of_registers(name: str, isa: Isa, instruction: str, rows: int | None) -> None:
+    spec = LinearSpec(1536, 576, LinearScheme.parse(name), rows=rows)  # type: ignore[arg-type]
+    hot = [block for block in blocks(assembly(spec, isa, mcpu="znver4")) if instruction in block]
+    assert hot
+    for block in hot:
+        assert re.search(rf"{instruction}\s.*%zmm", block)
         assert not SPILL.search(block)
 
 

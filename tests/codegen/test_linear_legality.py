@@ -20,7 +20,7 @@ def spec(name: str, inputs: int, outputs: int = 64, **options: object) -> Linear
     [
         (spec("u4g32a8", 576), None),
         (spec("f16", 577), None),
-        (spec("u4rowa16", 1 << 20), None),
+        (spec("u4rowa16", 65536), None),
         (spec("u4g32a8", 48), "48 inputs are not a multiple of 32, which packed kernels work on"),
         (spec("u4rowa16", 100), "100 inputs are not a multiple of 32, which packed kernels work on"),
         (spec("u4g128a8", 576), "groups of 128 do not divide 576 inputs"),

@@ -46,9 +46,9 @@ def test_a_mixed_call_equals_its_parts(isa: Isa, mix: Any, rows: Any, threads: i
     expected, weights = [], []
     for part, layer in zip(spec.parts, layers, strict=True):
         group = part.layout(isa).group
-        if part.scheme.activation.bits == 8:
-            x8, scale, _ = reference.quantize_activation(x, group)
-            expected.append(reference.linear_a8(x8, scale, layer.codes, layer.scales, layer.zeros, layer.bias))  # type: ignore[arg-type]
+        if terms := part.scheme.terms:
+            x8, scale, _ = reference.quantize_activation(x, group, terms)
+            expected.append(reference.linear_packed(x8, scale, layer.codes, layer.scales, layer.zeros, layer.bias))  # type: ignore[arg-type]
         else:
             expected.append(reference.linear(x, layer.weights, layer.bias))
         weights += list(layer.packed.values())
@@ -57,10 +57,10 @@ def test_a_mixed_call_equals_its_parts(isa: Isa, mix: Any, rows: Any, threads: i
     for argument in linear_arguments(spec, isa):
         base = argument.name.split("_")[0]
         if base in ("x8", "scale", "sum"):
-            groups = next(
-                a.shape[1] for a in linear_arguments(spec, isa) if a.name == argument.name.replace("x8", "scale")
-            )
-            triple = reference.quantize_activation(x, INPUTS // groups)
+            shapes = {a.name: a.shape for a in linear_arguments(spec, isa)}
+            suffix = argument.name[len(base) :]
+            terms = shapes["x8" + suffix][1] // INPUTS
+            triple = reference.quantize_activation(x, INPUTS // shapes["scale" + suffix][1], terms)
             arguments.append(triple[("x8", "scale", "sum").index(base)])
         elif base == "x":
             arguments.append(x)
@@ -76,7 +76,7 @@ def test_parts_that_read_the_same_activations_share_them() -> None:
     names = [a.name for a in linear_arguments(spec_of(MIXES[0], 1, False), AVX2)]
     assert names == ["x8", "scale", "sum", "codes", "scales", "codes_1", "scales_1", "y"]
     names = [a.name for a in linear_arguments(spec_of(MIXES[2], 1, True), AVX2)]
-    assert names[:4] == ["x8", "scale", "sum", "x_1"] and names[-2:] == ["bias", "y"]
+    assert names[:6] == ["x8", "scale", "sum", "x8_1", "scale_1", "sum_1"] and names[-2:] == ["bias", "y"]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])

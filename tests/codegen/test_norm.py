@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitwright.codegen.norm import NormSpec, build_norm
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.reference import norm as reference
 from bitwright.errors import UnsupportedError
 
@@ -69,7 +70,7 @@ def test_unknown_kind_is_refused() -> None:
 @pytest.mark.parametrize("group", [32, 64, 0])
 @pytest.mark.parametrize("rows", [1, None])
 def test_quantized_result_is_the_quantized_norm(rows: int | None, group: int) -> None:
-    spec = NormSpec("rms", 192, 1e-6, residual=True, rows=rows, quantize=group)
+    spec = NormSpec("rms", 192, 1e-6, residual=True, rows=rows, quantize=QuantizedRows(group))
     n, groups = rows or 5, 192 // (group or 192)
     x, residual, gain = normal(n, 192), normal(n, 192), normal(192)
     outputs = [empty(n, 192), np.zeros((n, 192), np.int8), empty(n, groups), np.zeros((n, groups), np.int32)]
@@ -85,4 +86,4 @@ def test_quantized_result_is_the_quantized_norm(rows: int | None, group: int) ->
 
 def test_a_group_that_does_not_divide_the_width_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="cannot quantize activations of 100 inputs"):
-        build_norm(NormSpec("rms", 100, 1e-6, quantize=32))
+        build_norm(NormSpec("rms", 100, 1e-6, quantize=QuantizedRows(32)))

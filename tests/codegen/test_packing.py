@@ -8,15 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitwright.codegen.layout import PackedLayout, choose_blocks, packed_layout
-from bitwright.codegen.packing import dequantize, pack, pack_float, unpack, unpack_float
+from bitwright.codegen.packing import dequantize, pack, pack_float, unpack, unpack_codebook, unpack_float
 from bitwright.errors import InternalError, UnsupportedError
-from bitwright.scheme import BITS, GROUPS, WeightScheme
+from bitwright.scheme import BITS, CODEBOOK_BITS, GROUPS, WeightScheme
+
+UNIFORM = st.builds(
+    WeightScheme, st.just("uniform"), st.sampled_from(BITS), st.sampled_from((0, *GROUPS)), st.booleans()
+)
+CODEBOOKS = st.builds(WeightScheme, st.just("codebook"), st.sampled_from(CODEBOOK_BITS), st.sampled_from((0, *GROUPS)))
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> PackedLayout:
-    group = draw(st.sampled_from((0, *GROUPS)))
-    scheme = WeightScheme("uniform", draw(st.sampled_from(BITS)), group, draw(st.booleans()))
+def layouts(draw: st.DrawFn, schemes: st.SearchStrategy[WeightScheme] = UNIFORM) -> PackedLayout:
+    scheme = draw(schemes)
+    group = scheme.group
     inputs = draw(st.integers(1, 4)) * (group or 32)
     outputs, lanes, blocks = draw(st.integers(1, 150)), draw(st.sampled_from((8, 16))), draw(st.integers(1, 4))
     return PackedLayout(outputs, inputs, scheme, lanes, blocks)
@@ -53,24 +58,61 @@ def test_float_round_trip(outputs: int, inputs: int, bits: int, lanes: int) -> N
     assert packed["weights"].nbytes == layout.storage_bytes
 
 
+WHERE = {
+    2: ["0:10", "0:32", "0:54", "0:76"],
+    3: ["0:210", "1:210", "2:210", "0:543", "1:543", "2:543", "0:76 2:6", "1:76 2:7"],
+    4: ["0:3210", "0:7654"],
+    5: ["0:43210", "1:43210", "2:43210", "3:43210", "4:43210", "0:765 3:76", "1:765 4:76", "2:765 3:5 4:5"],
+    6: ["0:543210", "1:543210", "2:543210", "0:76 1:76 2:76"],
+    8: ["0:76543210"],
+}
+"""By width and step of four inputs: line and bits of a code, the highest first. Written down by hand."""
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_each_bit_lies_where_the_format_says(bits: int) -> None:
-    """One code at a time, located by the formula of the architecture page rather than by the packing code."""
     layout = PackedLayout(16, 64, WeightScheme("uniform", bits, 32), 8, 2)
-    planes = {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 8: [8]}[bits]
-    for row, k in ((0, 0), (3, 5), (9, 31), (15, 63), (12, 37)):
-        codes = np.zeros((16, 64), np.uint8)
-        codes[row, k] = (1 << bits) - 1
-        packed = pack(codes, np.zeros((16, 2), np.float16), None, layout)["codes"]
-        expected = np.zeros_like(packed)
-        unit, inner = divmod(k, layout.unit)
-        step, j = divmod(inner, 4)
-        first = 0
-        for width in planes:
-            line, field = divmod(step, 8 // width)
-            expected[0, unit, row // 8, first + line, 4 * (row % 8) + j] = ((1 << width) - 1) << (width * field)
-            first += layout.unit * width // 32
-        np.testing.assert_array_equal(packed, expected)
+    assert layout.unit == 4 * len(WHERE[bits])
+    for row, k in ((0, 0), (3, 5), (9, 31), (15, 63), (12, 37), (1, 24), (2, 29)):
+        step, j = divmod(k % layout.unit, 4)
+        places = [(int(p[0]), int(bit)) for p in WHERE[bits][step].split() for bit in p[2:]]
+        assert len(places) == bits
+        for code_bit, (line, bit) in zip(range(bits - 1, -1, -1), places, strict=True):
+            codes = np.zeros((16, 64), np.uint8)
+            codes[row, k] = 1 << code_bit
+            packed = pack(codes, np.zeros((16, 2), np.float16), None, layout)["codes"]
+            expected = np.zeros_like(packed)
+            expected[0, k // layout.unit, row // 8, line, 4 * (row % 8) + j] = 1 << bit
+            np.testing.assert_array_equal(packed, expected)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_every_bit_of_a_unit_is_used_once(bits: int) -> None:
+    used = [tuple(map(int, (p[0], bit))) for step in WHERE[bits] for p in step.split() for bit in p[2:]]
+    lines = 4 * len(WHERE[bits]) * bits // 32
+    assert sorted(used) == [(line, bit) for line in range(lines) for bit in range(8)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(layouts(CODEBOOKS), st.integers(0, 2**32))
+def test_codebook_round_trip(layout: PackedLayout, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    entries = 1 << layout.weight.bits
+    codes = rng.integers(0, entries, (layout.outputs, layout.inputs)).astype(np.uint8)
+    scales = rng.standard_normal((layout.outputs, layout.groups)).astype(np.float16)
+    codebook = rng.integers(-128, 128, entries).astype(np.int8)
+    packed = pack(codes, scales, None, layout, codebook)
+    assert [(name, str(array.dtype), array.shape) for name, array in packed.items()] == [
+        (tensor.name, tensor.dtype, tensor.shape) for tensor in layout.tensors
+    ]
+    assert sum(array.nbytes for array in packed.values()) == layout.storage_bytes
+    np.testing.assert_array_equal(unpack(packed, layout)[0], codes)
+    np.testing.assert_array_equal(unpack_codebook(packed, layout), codebook)
+    # Wherever a kernel looks a code up within the line, there is its value plus 128.
+    for offset in range(0, 64, entries):
+        np.testing.assert_array_equal(packed["codebook"][offset : offset + entries], codebook.astype(int) + 128)
+    values = codebook[codes] * np.repeat(scales.astype(np.float32), layout.group, axis=1)
+    np.testing.assert_array_equal(dequantize(packed, layout), values)
 
 
 def test_dequantize_centres_on_the_zero_point() -> None:
@@ -89,11 +131,25 @@ def test_storage_bytes_of_a_known_matrix() -> None:
 
 @pytest.mark.parametrize(
     ("outputs", "lanes", "blocks"),
-    [(576, 8, 4), (192, 8, 4), (49152, 8, 4), (576, 16, 3), (192, 16, 3), (960, 16, 3), (1536, 16, 4), (8, 8, 2)],
+    [(576, 8, 4), (192, 8, 4), (49152, 8, 4), (576, 16, 3), (192, 16, 3), (960, 16, 3), (1536, 16, 4)],
 )
-def test_blocks_waste_least_on_two_cores(outputs: int, lanes: int, blocks: int) -> None:
+def test_blocks_leave_no_core_idle(outputs: int, lanes: int, blocks: int) -> None:
     """576 rows are 9 tiles of 4 x 16 rows (5 + 4 on two cores) but 12 tiles of 3 x 16."""
     assert choose_blocks(outputs, lanes) == blocks
+
+
+@pytest.mark.parametrize(("outputs", "lanes", "blocks"), [(160, 16, 2), (112, 16, 1), (8, 8, 1), (50257, 16, 2)])
+def test_blocks_that_pad_least_come_first(outputs: int, lanes: int, blocks: int) -> None:
+    """160 rows are 4 tiles of 3 x 16 rows with 32 to spare, or 5 whole tiles of 2 x 16."""
+    assert choose_blocks(outputs, lanes) == blocks
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_whole_vectors_of_rows_have_the_bytes_of_their_scheme(lanes: int) -> None:
+    scheme = WeightScheme.parse("u3g32z")
+    for vectors in range(1, 70):
+        outputs = vectors * lanes
+        assert packed_layout(outputs, 64, scheme, lanes).storage_bytes == scheme.storage_bytes(outputs, 64)
 
 
 def test_pack_refuses_what_does_not_fit() -> None:
@@ -103,6 +159,13 @@ def test_pack_refuses_what_does_not_fit() -> None:
         pack(codes + 16, scales, None, layout)
     with pytest.raises(InternalError, match=r"scales has shape \(8, 2\), expected \(8, 1\)"):
         pack(codes, np.zeros((8, 2), np.float16), None, layout)
+    with pytest.raises(InternalError, match="a codebook belongs to codebook schemes only, not u4g32"):
+        pack(codes, scales, None, layout, np.zeros(16, np.int8))
+    book = PackedLayout(8, 32, WeightScheme("codebook", 4, 32), 8, 1)
+    with pytest.raises(InternalError, match="a codebook belongs to"):
+        pack(codes, scales, None, book)
+    with pytest.raises(InternalError, match=r"codebook has shape \(8,\), expected \(16,\)"):
+        pack(codes, scales, None, book, np.zeros(8, np.int8))
     with pytest.raises(InternalError, match="zero points do not belong to u4g32"):
         pack(codes, scales, np.zeros((8, 1), np.uint8), layout)
 

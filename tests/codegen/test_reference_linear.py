@@ -18,7 +18,9 @@ def test_a8_equals_dequantized_floats() -> None:
     x8, scale, total = reference.quantize_activation(x, 32)
     weights = (codes - np.repeat(zeros, 32, 1)) * np.repeat(scales.astype(np.float64), 32, 1)
     activations = x8 * np.repeat(scale.astype(np.float64), 32, 1)
-    np.testing.assert_allclose(reference.linear_a8(x8, scale, codes, scales, zeros), activations @ weights.T, rtol=1e-5)
+    np.testing.assert_allclose(
+        reference.linear_packed(x8, scale, codes, scales, zeros), activations @ weights.T, rtol=1e-5
+    )
     np.testing.assert_array_equal(total, x8.reshape(3, 2, 32).sum(2))
 
 

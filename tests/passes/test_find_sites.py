@@ -63,3 +63,13 @@ def test_biases_are_folded_and_recorded(prepare: Any) -> None:
     program = prepare(layers=1, bias=True)
     assert all(site.bias for site in program.sites if site.kind == "linear")
     assert program.events["fuse_bias"] == {"biases": 7 * 3}  # seven layers in each of three entry points
+
+
+def test_multiply_adds_of_a_prompt_are_counted_by_what_reaches_the_logits(prepare: Any) -> None:
+    program = prepare(layers=2)
+    last_layer = [
+        s for s in program.sites if s.name in {f"layer.1.{role}" for role in ("o", "mlp.0", "mlp.1", "mlp.2")}
+    ]
+    (table,) = [site for site in program.sites if site.kind == "table"]
+    last = sum(site.parameters for site in (*last_layer, table))
+    assert program.prefill_macs == (sum(site.parameters for site in program.sites) - last, last)

@@ -21,6 +21,8 @@ INTERFACE = Interface(
     functions=("prefill", "decode", "score"),
     weight_bytes_per_token=1_000_000,
     cache_bytes_per_token=100,
+    macs_per_token=1000,
+    macs_per_chunk=300,
 )
 
 
@@ -33,6 +35,12 @@ def test_a_prompt_reads_the_weights_once_per_chunk_and_the_cache_behind_each() -
     chunks = [(128, 138), (128, 266), (44, 310)]  # 300 tokens at depth 10: tokens, cache behind them
     by_hand = sum(1_000_000 + 100 * end for _, end in chunks) // 300
     assert BenchTest("pp", 300, 10, 1).bytes_per_token(INTERFACE) == by_hand
+
+
+def test_only_the_last_token_of_a_chunk_is_multiplied_by_everything() -> None:
+    # Three chunks of 128, 128 and 44 tokens.
+    assert BenchTest("pp", 300, 10, 1).macs_per_token(INTERFACE) == 1000 + 3 * 300 // 300
+    assert BenchTest("tg", 64, 10, 1).macs_per_token(INTERFACE) == 1300
 
 
 def test_rows_are_all_combinations_without_zeros() -> None:
@@ -68,11 +76,12 @@ def test_measured_rows(session: Session) -> None:
 
 
 def test_the_documented_keys() -> None:
-    row = BenchRow(BenchTest("tg", 64, 4096, 2), (10.0, 30.0, 20.0), 500, 20_000.0).to_dict()
+    row = BenchRow(BenchTest("tg", 64, 4096, 2), (10.0, 30.0, 20.0), 500, 20_000.0, 7).to_dict()
     assert row["test"] == "tg64"
     assert (row["depth"], row["threads"], row["bytes_per_token"]) == (4096, 2, 500)
     assert row["tokens_per_second"] == {"median": 20.0, "mean": 20.0, "sd": 10.0}
     assert row["roofline_fraction"] == 0.5
+    assert (row["macs_per_token"], row["macs_per_second"]) == (7, 140.0)
 
 
 def test_one_repetition_has_no_deviation() -> None:

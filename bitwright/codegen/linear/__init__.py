@@ -6,21 +6,23 @@ What other parts call:
 ``LinearSpec(outputs, inputs, scheme,       one kernel; ``rows=1`` is decode, ``rows=None`` prefill with symbolic n
 bias=False, rows=None)``
 ``MixedSpec(parts)``                        one kernel over several runs of outputs with schemes of their own
+``linear_spec(scheme, outputs, inputs)``    either, from the scheme of a matrix or of its runs of rows
 ``why_illegal(spec, isa)``                  None, or the reason why there is no such kernel
 ``packed_layout(outputs, inputs, weight,    from ``codegen.layout``: ``.tensors`` (name, dtype, shape of each stored
 isa.lanes)``                                tensor), ``.storage_bytes`` (padding included)
 ``pack``, ``pack_float``, ``dequantize``    from ``codegen.packing``: arrays to and from the stored tensors
 ``linear_arguments(spec, isa)``             every argument in order, the result last
 ``build_linear(spec, isa, name)``           the TIR PrimFunc; for one token it starts its own threads
+``LinearSchedule``                          knobs; ``default_schedule(spec, isa)``, and their values in ``schedule``
 ``linear_team_kernel(spec, isa, name)``     one token, as work for a team of threads that runs already
 ========================================== =========================================================================
 
 Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per group, ``u..row`` means G = inputs):
 
-- int8 activations (a8): x8 i8[n,K], scale f32[n,K/G], sum i32[n,K/G] (see ``codegen.activation``), codes, scales
-  [, zeros][, bias f32[N]], y f32[n,N]
-- float activations (a16): x f32[n,K], codes, scales[, zeros][, bias], y
+- packed weights: x8 i8[n,T*K] (a8: T = 1; a16: T = 2), scale f32[n,K/G], sum i32[n,K/G] (see ``codegen.activation``),
+  codes, scales[, zeros][, bias f32[N]], y f32[n,N]
 - float weights: x f32[n,K], weights[, bias], y
+- codebook schemes: codebook u8[64] follows the scales
 - several parts: the activations of each kind and group size once, in the order of the parts that first read them, then
   the weights of each part, bias, y
 """
@@ -31,39 +33,48 @@ from typing import Any
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.legality import require_legal, why_illegal
-from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments
+from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
+from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments, linear_spec
 from bitwright.codegen.team import TeamKernel, standalone
 
 __all__ = [
     "AnyLinear",
+    "LinearSchedule",
     "LinearSpec",
     "MixedSpec",
     "build_linear",
+    "default_schedule",
     "linear_arguments",
+    "linear_spec",
     "linear_team_kernel",
     "require_legal",
     "why_illegal",
 ]
 
 
-def build_linear(spec: AnyLinear, isa: Isa, name: str = "linear", threads: int = 2) -> Any:
+def build_linear(
+    spec: AnyLinear, isa: Isa, name: str = "linear", threads: int = 2, schedules: Schedules = default_schedule
+) -> Any:
     """The PrimFunc that computes ``spec`` with ``isa``; its arguments are ``linear_arguments(spec, isa)``.
 
     Args:
         threads: what the work of one token is divided among; any number of tokens are divided at run time.
+        schedules: chooses the knobs of each part.
 
     Raises:
         UnsupportedError: there is no such kernel; the error says why.
     """
     if spec.rows == 1:
-        return standalone(linear_team_kernel(spec, isa, name), threads)
+        return standalone(linear_team_kernel(spec, isa, name, schedules), threads)
     require_legal(spec, isa)
     from bitwright.codegen.linear.kernel import prefill_kernel
 
-    return prefill_kernel(spec, isa, name)
+    return prefill_kernel(spec, isa, name, schedules)
 
 
-def linear_team_kernel(spec: AnyLinear, isa: Isa, name: str = "linear") -> TeamKernel:
+def linear_team_kernel(
+    spec: AnyLinear, isa: Isa, name: str = "linear", schedules: Schedules = default_schedule
+) -> TeamKernel:
     """The kernel of a spec for one token, whose tiles a team of threads shares.
 
     Raises:
@@ -72,4 +83,4 @@ def linear_team_kernel(spec: AnyLinear, isa: Isa, name: str = "linear") -> TeamK
     require_legal(spec, isa)
     from bitwright.codegen.linear.kernel import team_kernel
 
-    return team_kernel(spec, isa, name)
+    return team_kernel(spec, isa, name, schedules)

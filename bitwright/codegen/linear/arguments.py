@@ -11,6 +11,7 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import Kernel, load, loop, stack, store, symbol
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
+from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
 from bitwright.codegen.linear.spec import TOKENS, AnyLinear, LinearSpec, MixedSpec, linear_arguments, part_arguments
 
 
@@ -20,6 +21,7 @@ class Arguments:
 
     Attributes:
         first: column of y, and element of the bias, that the part's first output belongs to.
+        schedule: the part's knobs.
     """
 
     spec: LinearSpec
@@ -28,9 +30,15 @@ class Arguments:
     tokens: Any
     buffers: Mapping[str, Any]
     first: int = 0
+    schedule: LinearSchedule = LinearSchedule()  # noqa: RUF009 - a frozen value
 
     def __getitem__(self, name: str) -> Any:
         return self.buffers[name]
+
+    @property
+    def terms(self) -> int:
+        """Int8 terms of an activation; 0: it is a float."""
+        return self.spec.scheme.terms
 
     @property
     def zeros(self) -> Any:
@@ -76,7 +84,9 @@ class Arguments:
             T.buffer_store(self["y"], result, [row, column])
 
 
-def declare(kernel: Kernel, spec: AnyLinear, isa: Isa) -> tuple[Arguments, ...]:
+def declare(
+    kernel: Kernel, spec: AnyLinear, isa: Isa, schedules: Schedules = default_schedule
+) -> tuple[Arguments, ...]:
     """Declare the kernel's arguments; returns those of each part."""
     tokens = symbol("n") if spec.rows is None else spec.rows
     buffers = {
@@ -85,11 +95,13 @@ def declare(kernel: Kernel, spec: AnyLinear, isa: Isa) -> tuple[Arguments, ...]:
         )
         for tensor in linear_arguments(spec, isa)
     }
-    return of_parts(spec, isa, tokens, buffers)
+    return of_parts(spec, isa, tokens, buffers, schedules)
 
 
-def of_parts(spec: AnyLinear, isa: Isa, tokens: Any, buffers: Mapping[str, Any]) -> tuple[Arguments, ...]:
-    """The arguments of each part among the kernel's buffers."""
+def of_parts(
+    spec: AnyLinear, isa: Isa, tokens: Any, buffers: Mapping[str, Any], schedules: Schedules = default_schedule
+) -> tuple[Arguments, ...]:
+    """The arguments of each part among the kernel's buffers; ``schedules`` chooses the knobs of each."""
     columns = spec.columns if isinstance(spec, MixedSpec) else (0,)
     shared = {name: buffers[name] for name in ("bias", "y") if name in buffers}
     return tuple(
@@ -98,8 +110,10 @@ def of_parts(spec: AnyLinear, isa: Isa, tokens: Any, buffers: Mapping[str, Any])
             isa,
             part.layout(isa),
             tokens,
-            {name: buffers[t.name] for name, t in (tensors.activations | tensors.weights).items()} | shared,
+            {n: buffers[t.name] for n, t in (tensors.activations | tensors.weights).items() if t.name in buffers}
+            | shared,
             first,
+            schedules(part, isa),
         )
         for part, tensors, first in zip(spec.parts, part_arguments(spec, isa), columns, strict=True)
     )

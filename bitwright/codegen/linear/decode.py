@@ -2,101 +2,179 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Registers, load, loop, splat, store, vector, zero_registers
+from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.dot import dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
+from bitwright.codegen.linear.dot import Dot, dot_of
+from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, finish_group, fits_int32, packed_x
+from bitwright.codegen.linear.lookup import looked_up, wraps
 from bitwright.codegen.linear.unpack import (
-    byte_weight,
-    code_of_byte,
+    field_codes,
+    field_position,
     group_offset,
     group_scale,
     step_codes,
     widen_half,
 )
 
+LINE_BYTES = 64
+"""Of a cache line, which one prefetch asks for."""
 
-def decode_int8(args: Arguments, tile: Any) -> None:
-    """Packed weights and int8 activations: one tile of results."""
-    layout, lanes = args.layout, args.layout.lanes
-    dot = dot_of(args.isa, layout.weight.bits)
+
+def decode_packed(args: Arguments, tile: Any) -> None:
+    """Packed weights and quantized activations: one tile of results."""
+    layout, lanes, terms = args.layout, args.layout.lanes, args.terms
+    dot = dot_of(args.isa, layout.weight.operand_bits)
+    prepared = looked_up(args, dot.prepare)
     results = zero_registers(layout.blocks, vector("float32", lanes))
-    chunks = layout.group // INPUT_MULTIPLE
-    units = INPUT_MULTIPLE // layout.unit
-
-    def chunk_sums(totals: Registers, first_unit: Any) -> None:
-        def operand(block: int, step: int) -> Any:
-            unit, inner = divmod(step, layout.unit // 4)
-            return dot.prepare(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
-
-        def activation(_row: int, step: int) -> Any:
-            return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step)
-
-        accumulate_chunk(dot, totals, 1, layout.blocks, operand, activation, unroll=True)
+    span = args.schedule.fitting_span(layout.group)
+    spans, units = layout.group // span, span // layout.unit
+    sums = _sums_in_place if dot.in_place else _sums_moved
 
     with loop(layout.groups) as group:
-        totals = zero_registers(layout.blocks, vector("int32", lanes))
-        if chunks == 1:
-            chunk_sums(totals, group * units)
+        offsets = [group_offset(args.zeros, layout, dot.bias, tile, group, block) for block in range(layout.blocks)]
+        starts = offsets if fits_int32(dot, terms, layout.group) else None
+        activation_sum = args["sum"][0, group]
+        prefetch_scales(args, tile, group)
+        if spans == 1:
+            prefetch_codes(args, tile, group * units, units)
+            totals = sums(args, dot, prepared, tile, group * units, units, starts, activation_sum)
         else:
-            with loop(chunks) as chunk:
-                chunk_sums(totals, (group * chunks + chunk) * units)
+            totals = _start(args, dot, starts, activation_sum)
+            with loop(spans) as index:
+                first_unit = (group * spans + index) * units
+                prefetch_codes(args, tile, first_unit, units)
+                part = sums(args, dot, prepared, tile, first_unit, units, None, None)
+                for sum_index in range(len(totals)):
+                    totals[sum_index] = totals[sum_index] + part[sum_index]
         for block in range(layout.blocks):
-            offset = group_offset(args.zeros, layout, dot.bias, tile, group, block)
-            total = centred(dot, totals[block], offset, args["sum"][0, group])
+            sums_of_terms = [totals[term * layout.blocks + block] for term in range(terms)]
+            total = finish_group(dot, sums_of_terms, layout.group, offsets[block], activation_sum)
             scale = group_scale(args["scales"], args.isa, tile, group, block) * splat(args["scale"][0, group], lanes)
-            results[block] = results[block] + T.cast(total, vector("float32", lanes)) * scale
+            results[block] = results[block] + total * scale
     for block in range(layout.blocks):
         args.write(0, tile, block, results[block])
 
 
-def prepare_float_activations(args: Arguments) -> tuple[Any, Any]:
-    """Scratch for ``decode_packed_float``: x times ``byte_weight``, and the sum of x over each group."""
-    layout = args.layout
-    weighted = T.alloc_buffer((layout.inputs,), "float32")
-    sums = T.alloc_buffer((layout.groups,), "float32")
-    with loop(layout.groups) as group:
-        total = zero_registers(4, "float32")
-        with loop(layout.group // 4) as step:
-            for byte in range(4):
-                k = group * layout.group + step * 4 + byte
-                value = args["x"][0, k]
-                total[byte] = total[byte] + value
-                store(weighted, value * T.float32(byte_weight(byte)), [k], 1)
-        store(sums, (total[0] + total[1]) + (total[2] + total[3]), [group], 1)
-    return weighted, sums
+def prefetch_codes(args: Arguments, tile: Any, first_unit: Any, units: int) -> None:
+    """Ask for as many lines of codes as a span has, the schedule's distance ahead in the stream."""
+    layout, distance = args.layout, args.schedule.prefetch
+    if not distance:
+        return
+    per_unit = layout.blocks * layout.lines
+    for line in range(0, units * per_unit, LINE_BYTES // (4 * layout.lanes)):
+        unit, rest = divmod(line + distance // (4 * layout.lanes), per_unit)
+        block, inner = divmod(rest, layout.lines)
+        prefetch(args["codes"][tile, first_unit + unit, T.int64(block), T.int64(inner), T.int64(0)])
 
 
-def decode_packed_float(args: Arguments, tile: Any, weighted: Any, sums: Any) -> None:
-    """Packed weights and float activations: sum(code * x) - zero * sum(x) in each group, in single precision."""
+def prefetch_scales(args: Arguments, tile: Any, group: Any) -> None:
+    """Ask for the scales and zero points of the group whose codes lie the schedule's distance ahead."""
+    layout, distance = args.layout, args.schedule.prefetch
+    if not distance:
+        return
+    ahead = -(-distance // (layout.group * layout.weight.bits // 8 * layout.rows))
+    for tensor in layout.tensors:
+        if tensor.name in ("scales", "zeros"):
+            per_line = LINE_BYTES * layout.rows // (tensor.nbytes // (layout.tiles * layout.groups))
+            for row in range(0, layout.rows, per_line):
+                block, lane = divmod(row, layout.lanes)
+                prefetch(args[tensor.name][tile, group + ahead, T.int64(block), T.int64(lane)])
+
+
+def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:
+    """int32 sums of each term and block, term by term: zero, and for the last term offset * sum * 2**position."""
+    totals = zero_registers(args.terms * args.layout.blocks, vector("int32", args.layout.lanes))
+    if offsets is None:
+        return totals
+    start = activation_sum << T.int32(position) if position else activation_sum
+    last = (args.terms - 1) * args.layout.blocks
+    for block, offset in enumerate(offsets):
+        totals[last + block] = centred(dot, totals[last + block], offset, start)
+    return totals
+
+
+def _sums_in_place(
+    args: Arguments,
+    dot: Dot,
+    prepared: Callable[[Any], Any],
+    tile: Any,
+    first_unit: Any,
+    units: int,
+    offsets: list[Any] | None,
+    activation_sum: Any,
+) -> Registers:
+    """Sums of code * activation (plus offset * sum of activations) over a span, codes multiplied where they lie.
+
+    A code at bit p of its byte counts 2**p times. So codes of each position are summed apart, the highest position's
+    sums are shifted down to the next and added, and so on: exact, and a shift per position instead of one per code.
+    Sums are cut into short chains, because a dot product has to wait for the one before it in its chain.
+    """
     layout, lanes = args.layout, args.layout.lanes
-    results = zero_registers(layout.blocks, vector("float32", lanes))
-    units = layout.group // layout.unit
-    with loop(layout.groups) as group:
-        totals = zero_registers(layout.blocks, vector("float32", lanes))
-        with loop(units) as inner:
-            unit = group * units + inner
-            for step in range(layout.unit // 4):
+    # What is looked up is a byte, wherever the code lay.
+    place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
+    positions = sorted(set(place), reverse=True)
+    totals = _start(args, dot, offsets, activation_sum, positions[0])
+    for position, above in zip(positions, [positions[0], *positions], strict=False):
+        steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
+        if position != above:
+            for index in range(len(totals)):
+                totals[index] = totals[index] >> splat(T.int32(above - position), lanes)
+        for first in range(0, len(steps), args.schedule.chain):
+            chain = totals if first == 0 and position == positions[0] else zero_registers(len(totals), totals.dtype)
+            for unit, step in steps[first : first + args.schedule.chain]:
+                k = (first_unit + unit) * layout.unit + 4 * step
+                x4 = [packed_x(args["x8"], 0, k + term * layout.inputs) for term in range(args.terms)]
                 for block in range(layout.blocks):
-                    codes = step_codes(args["codes"], layout, tile, unit, block, step)
-                    for byte in range(4):
-                        x = splat(weighted[unit * layout.unit + 4 * step + byte], lanes)
-                        totals[block] = totals[block] + code_of_byte(codes, byte, lanes) * x
-        for block in range(layout.blocks):
-            offset = group_offset(args.zeros, layout, 0, tile, group, block)
-            if isinstance(offset, int):
-                centre = splat(sums[group] * T.float32(offset), lanes)
-            else:
-                centre = T.cast(offset, vector("float32", lanes)) * splat(sums[group], lanes)
-            total = totals[block] + centre
-            results[block] = results[block] + total * group_scale(args["scales"], args.isa, tile, group, block)
-    for block in range(layout.blocks):
-        args.write(0, tile, block, results[block])
+                    place_of = (tile, first_unit + unit, block, step, position)
+                    operand = prepared(field_codes(args["codes"], layout, *place_of, any_above=wraps(args)))
+                    for term in range(args.terms):
+                        index = term * layout.blocks + block
+                        chain[index] = dot.step(chain[index], operand, x4[term])
+            if chain is not totals:
+                for index in range(len(totals)):
+                    totals[index] = totals[index] + chain[index]
+    return totals
+
+
+def _sums_moved(
+    args: Arguments,
+    dot: Dot,
+    prepared: Callable[[Any], Any],
+    tile: Any,
+    first_unit: Any,
+    units: int,
+    offsets: list[Any] | None,
+    activation_sum: Any,
+) -> Registers:
+    """The same where operands must stay small: every code is moved to bit 0."""
+    layout = args.layout
+    totals = _start(args, dot, offsets, activation_sum)
+
+    def operand(block: int, step: int) -> Any:
+        unit, inner = divmod(step, layout.unit // 4)
+        return prepared(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
+
+    def activation(term: int, step: int) -> Any:
+        return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step + term * layout.inputs)
+
+    for chunk in range(units * layout.unit // INPUT_MULTIPLE):
+        steps = chunk * (INPUT_MULTIPLE // 4)
+        accumulate_chunk(
+            dot,
+            totals,
+            args.terms,
+            layout.blocks,
+            lambda block, step, steps=steps: operand(block, steps + step),  # type: ignore[misc]
+            lambda term, step, steps=steps: activation(term, steps + step),  # type: ignore[misc]
+            unroll=True,
+        )
+    return totals
 
 
 def decode_float(args: Arguments, tile: Any) -> None:

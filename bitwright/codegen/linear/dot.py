@@ -26,12 +26,14 @@ class Dot:
         bias: what ``prepare`` subtracts from every code; the kernel adds bias * sum(activations) back.
         partial: dtype of the partial vector.
         steps: longest chain before ``widen``.
+        in_place: the unsigned operand may be as large as 255, so that codes can be multiplied where they lie in a byte.
     """
 
     lanes: int
     bits: int
     bias: int = 0
     steps: int = UNBOUNDED
+    in_place: bool = True
 
     @property
     def partial(self) -> str:
@@ -133,5 +135,5 @@ def dot_of(isa: Isa, bits: int) -> Dot:
     if isa.dot == "vnni":
         return VnniDot(isa.lanes, bits)
     if bits == 8:
-        return SignedMaddDot(isa.lanes, bits, bias=128)
-    return MaddDot(isa.lanes, bits, steps=_chain_steps(bits))
+        return SignedMaddDot(isa.lanes, bits, bias=128, in_place=False)
+    return MaddDot(isa.lanes, bits, steps=_chain_steps(bits), in_place=False)

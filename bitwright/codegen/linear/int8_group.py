@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Registers, load, loop, splat, zero_registers
+from bitwright.codegen.builder import Registers, load, loop, splat, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.dot import Dot
+from bitwright.codegen.quantized_rows import LARGEST, LOW_BITS
 
 CHUNK_STEPS = INPUT_MULTIPLE // 4
 """Steps of four inputs in a chunk."""
@@ -50,8 +51,9 @@ def accumulate_chunk(
             for step in range(length):
                 _step(dot, partials, first + step, rows, blocks, operand, activation)
         else:
-            with loop(length) as step:
-                _step(dot, partials, first + step, rows, blocks, operand, activation)
+            with loop(length // 2) as pair:
+                for step in range(2):
+                    _step(dot, partials, first + (pair * 2 + step), rows, blocks, operand, activation)
         if direct:
             return
         for index in range(rows * blocks):
@@ -80,6 +82,11 @@ def _step(
             partials[index] = dot.step(partials[index], operand(block, step), activation(row, step))
 
 
+def fits_int32(dot: Dot, terms: int, group: int) -> bool:
+    """Every sum of code * activation over a group is an int32, its terms taken together."""
+    return terms == 1 or group * ((1 << dot.bits) - 1) * LARGEST[terms] < 1 << 31
+
+
 def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
     """total + offset * sum of the group's activations, where offset is ``dot.bias`` - zero point.
 
@@ -87,5 +94,32 @@ def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
         offset: an int (symmetric schemes: known while building) or int32 x lanes.
     """
     if isinstance(offset, int):
-        return total + dot.spread(activation_sum) * splat(T.int32(offset), dot.lanes) if offset else total
+        return total + dot.spread(activation_sum * T.int32(offset)) if offset else total
     return total + offset * dot.spread(activation_sum)
+
+
+def start_group(dot: Dot, terms: int, group: int, offset: Any, activation_sum: Any) -> list[Any]:
+    """What the int32 sums of each term of a group begin with, so that what they come to is centred.
+
+    Nothing where two terms may not be combined as integers: ``finish_group`` centres those.
+    """
+    zero = splat(T.int32(0), dot.lanes)
+    if not fits_int32(dot, terms, group):
+        return [zero] * terms
+    return [*[zero] * (terms - 1), centred(dot, zero, offset, activation_sum)]
+
+
+def finish_group(dot: Dot, sums: Sequence[Any], group: int, offset: Any, activation_sum: Any) -> Any:
+    """Sum of (code - zero) * activation over a group, f32 x lanes, from the sums that ``start_group`` began.
+
+    Integers as long as int32 holds every possible sum, else the two terms meet in single precision.
+    """
+    single = vector("float32", dot.lanes)
+    if len(sums) == 1:
+        return T.cast(sums[0], single)
+    if fits_int32(dot, len(sums), group):
+        return T.cast((sums[0] << splat(T.int32(LOW_BITS), dot.lanes)) + sums[1], single)
+    high, low = (T.cast(value, single) for value in sums)
+    activations = splat(T.cast(activation_sum, "float32"), dot.lanes)
+    offset = splat(T.float32(offset), dot.lanes) if isinstance(offset, int) else T.cast(offset, single)
+    return (high * splat(T.float32(1 << LOW_BITS), dot.lanes) + low) + offset * activations

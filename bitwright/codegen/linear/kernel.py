@@ -10,23 +10,20 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import kernel, loop
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.arguments import Arguments, declare, of_parts
-from bitwright.codegen.linear.decode import (
-    decode_float,
-    decode_int8,
-    decode_packed_float,
-    prepare_float_activations,
-)
-from bitwright.codegen.linear.prefill import prefill_float, prefill_int8
+from bitwright.codegen.linear.decode import decode_float, decode_packed
+from bitwright.codegen.linear.prefill import prefill_packed
+from bitwright.codegen.linear.prefill_float import prefill_float
+from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.linear.spec import AnyLinear, linear_arguments
 from bitwright.codegen.team import Phase, TeamKernel
 
 TileBody = Callable[[Any], None]
 
 
-def prefill_kernel(spec: AnyLinear, isa: Isa, name: str) -> Any:
+def prefill_kernel(spec: AnyLinear, isa: Isa, name: str, schedules: Schedules = default_schedule) -> Any:
     """The PrimFunc for any number of tokens: one parallel loop over the tiles of all parts."""
     with kernel(name) as function:
-        parts = declare(function, spec, isa)
+        parts = declare(function, spec, isa, schedules)
         with loop(sum(args.layout.tiles for args in parts), "parallel") as tile:
             _dispatch(parts, tile)
     return function.func
@@ -35,7 +32,7 @@ def prefill_kernel(spec: AnyLinear, isa: Isa, name: str) -> Any:
 def _dispatch(parts: Sequence[Arguments], tile: Any) -> None:
     """Tile ``tile`` of the first part, or of the others when it has fewer."""
     first, *others = parts
-    generator = prefill_int8 if first.spec.scheme.activation.bits == 8 else prefill_float
+    generator = prefill_packed if first.spec.scheme.terms else prefill_float
     if not others:
         generator(first, tile)
         return
@@ -46,11 +43,11 @@ def _dispatch(parts: Sequence[Arguments], tile: Any) -> None:
             _dispatch(others, tile - first.layout.tiles)
 
 
-def team_kernel(spec: AnyLinear, isa: Isa, name: str) -> TeamKernel:
+def team_kernel(spec: AnyLinear, isa: Isa, name: str, schedules: Schedules = default_schedule) -> TeamKernel:
     """One token: the threads share the bytes of all parts, each reading one run of tiles of every part it reaches."""
 
     def emit(buffers: Mapping[str, Any], thread: Any, threads: Any) -> None:
-        parts = of_parts(spec, isa, 1, buffers)
+        parts = of_parts(spec, isa, 1, buffers, schedules)
         total = sum(args.layout.storage_bytes for args in parts)
         before = 0
         for args in parts:
@@ -82,10 +79,5 @@ def _int64(value: Any) -> Any:
 
 
 def _decode_body(args: Arguments) -> TileBody:
-    scheme = args.spec.scheme
-    if scheme.activation.bits == 8:
-        return lambda tile: decode_int8(args, tile)
-    if scheme.weight.is_float:
-        return lambda tile: decode_float(args, tile)
-    weighted, sums = prepare_float_activations(args)
-    return lambda tile: decode_packed_float(args, tile, weighted, sums)
+    generator = decode_packed if args.spec.scheme.terms else decode_float
+    return lambda tile: generator(args, tile)

@@ -8,7 +8,7 @@ from bitwright.codegen.linear.spec import AnyLinear, LinearSpec
 from bitwright.errors import UnsupportedError
 
 MAX_ROW_GROUP = 65536
-"""Inputs that an int32 accumulates without overflow: 65536 * 127 * 255 < 2**31."""
+"""Inputs that an int32 accumulates without overflow: 65536 * 127 * 255 < 2**31 (and 65536 * 127 * 128 < 2**31)."""
 
 
 def why_illegal(spec: AnyLinear, isa: Isa) -> str | None:
@@ -28,7 +28,7 @@ def _why_illegal(spec: LinearSpec) -> str | None:
         return f"{inputs} inputs are not a multiple of {INPUT_MULTIPLE}, which packed kernels work on"
     if weight.group and inputs % weight.group:
         return f"groups of {weight.group} do not divide {inputs} inputs"
-    if not weight.group and spec.scheme.activation.bits == 8 and inputs > MAX_ROW_GROUP:
+    if not weight.group and inputs > MAX_ROW_GROUP:
         return f"{inputs} inputs in one group overflow an int32 sum (at most {MAX_ROW_GROUP})"
     return None
 

@@ -1,180 +1,169 @@
-"""Any number of tokens: a tile of weights is unpacked once into scratch that stays in cache, then multiplies all rows.
+"""Packed weights and any number of tokens: a tile is unpacked once, into scratch that stays in cache.
 
-Rows are taken ``block_rows`` at a time; the last block starts early enough to be whole, so a few rows are computed
-twice (with the same result) instead of by slower code. Fewer rows than a block are computed one by one.
+Where the inputs of a tile are too many for that, they are taken in slices, one after the other for up to ``MAX_TOKENS``
+tokens, whose sums wait in scratch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import Registers, load, loop, splat, store, vector, zero_registers
-from bitwright.codegen.isa import Isa
-from bitwright.codegen.layout import INPUT_MULTIPLE, PackedLayout
+from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.decode import load_weight
 from bitwright.codegen.linear.dot import dot_of
-from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
+from bitwright.codegen.linear.int8_group import accumulate_chunk, finish_group, packed_x, start_group
+from bitwright.codegen.linear.lookup import looked_up
+from bitwright.codegen.linear.row_blocks import for_row_blocks
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
 
-
-def _int8_block(isa: Isa, layout: PackedLayout) -> tuple[int, int]:
-    """Rows and vectors of outputs of a register block; measured on Zen 4 for the AVX2 path."""
-    if isa.dot == "maddubs":
-        # Each activation is a broadcast load, which costs no arithmetic; wider codes need registers for shorter chains.
-        return (10, 1) if layout.weight.bits <= 4 else (8, 1)
-    if isa.registers > 16:
-        return 12 // layout.blocks, layout.blocks
-    return (2, 3) if layout.blocks == 3 else (4, 2)
+MAX_TOKENS = 256
+"""Tokens for which a slice is unpacked once."""
 
 
-def _float_block(isa: Isa, layout: PackedLayout) -> tuple[int, int]:
-    """The same for multiply-adds in single precision: twelve accumulators of sixteen registers, 24 of 32."""
-    if isa.registers > 16:
-        return 24 // layout.blocks, layout.blocks
-    return (4, 3) if layout.blocks == 3 else (6, 2)
+@dataclass(frozen=True)
+class _Slice:
+    """Unpacked inputs of a tile: buffers, the first group, the number of groups, and the number of the slice of all."""
+
+    operands: Any
+    scales: Any
+    offsets: Any
+    groups: int
+    count: int
+    sums: Any
+    number: Any = 0
+    first_token: Any = 0
+
+    @property
+    def first_group(self) -> Any:
+        return self.number * self.groups
 
 
-def _rows(tokens: Any, block_rows: int, micro: Callable[[Any, int], None]) -> None:
-    """Calls ``micro(first row, rows)`` so that every row is covered."""
-    with T.If(tokens >= T.int64(block_rows)):
-        with T.Then(), loop((tokens + (block_rows - 1)) // T.int64(block_rows)) as block:
-            micro(T.min(block * block_rows, tokens - block_rows), block_rows)
-        with T.Else(), loop(tokens) as row:
-            micro(row, 1)
+def prefill_packed(args: Arguments, tile: Any) -> None:
+    """All rows of one tile of results."""
+    layout, lanes = args.layout, args.layout.lanes
+    groups = args.schedule.fitting_groups(layout)
+    count = layout.groups // groups
+    grouped = (groups, layout.blocks, lanes)
+    part = _Slice(
+        T.alloc_buffer((groups * layout.group // 4, layout.blocks, 4 * lanes), "uint8"),
+        T.alloc_buffer(grouped, "float32"),
+        None if args.zeros is None else T.alloc_buffer(grouped, "int32"),
+        groups,
+        count,
+        T.alloc_buffer((MAX_TOKENS, layout.blocks, lanes), "float32") if count > 1 else None,
+    )
+    if count == 1:
+        _unpack(args, tile, part)
+        _multiply(args, tile, part, T.int64(0), args.tokens)
+        return
+    with loop((args.tokens + (MAX_TOKENS - 1)) // T.int64(MAX_TOKENS)) as turn, loop(count) as number:
+        now = replace(part, number=number, first_token=turn * MAX_TOKENS)
+        _unpack(args, tile, now)
+        _multiply(args, tile, now, turn * MAX_TOKENS, T.min(turn * MAX_TOKENS + MAX_TOKENS, args.tokens))
 
 
-def prefill_int8(args: Arguments, tile: Any) -> None:
-    """Packed weights and int8 activations."""
-    layout, lanes, isa = args.layout, args.layout.lanes, args.isa
-    dot = dot_of(isa, layout.weight.bits)
-    steps = layout.inputs // 4
-    operands = T.alloc_buffer((steps, layout.blocks, 4 * lanes), "uint8")
-    scales = T.alloc_buffer((layout.groups, layout.blocks, lanes), "float32")
-    offsets = None if args.zeros is None else T.alloc_buffer((layout.groups, layout.blocks, lanes), "int32")
-
-    with loop(layout.inputs // layout.unit) as unit:
+def _unpack(args: Arguments, tile: Any, part: _Slice) -> None:
+    layout, lanes = args.layout, args.layout.lanes
+    dot = dot_of(args.isa, layout.weight.operand_bits)
+    prepared = looked_up(args, dot.prepare)
+    units, steps = part.groups * layout.group // layout.unit, layout.unit // 4
+    with loop(units) as unit:
         for block in range(layout.blocks):
-            for step in range(layout.unit // 4):
-                codes = step_codes(args["codes"], layout, tile, unit, block, step)
-                store(operands, dot.prepare(codes), [unit * (layout.unit // 4) + step, block, 0], 4 * lanes)
-    with loop(layout.groups) as group:
+            for step in range(steps):
+                codes = step_codes(args["codes"], layout, tile, part.number * units + unit, block, step)
+                store(part.operands, prepared(codes), [unit * steps + step, block, 0], 4 * lanes)
+    with loop(part.groups) as index:
+        group = part.first_group + index
         for block in range(layout.blocks):
-            store(scales, group_scale(args["scales"], isa, tile, group, block), [group, block, 0], lanes)
-            if offsets is not None:
+            store(part.scales, group_scale(args["scales"], args.isa, tile, group, block), [index, block, 0], lanes)
+            if part.offsets is not None:
                 offset = group_offset(args.zeros, layout, dot.bias, tile, group, block)
-                store(offsets, offset, [group, block, 0], lanes)
+                store(part.offsets, offset, [index, block, 0], lanes)
 
-    block_rows, columns = _int8_block(isa, layout)
+
+def _multiply(args: Arguments, tile: Any, part: _Slice, first: Any, end: Any) -> None:
+    """The slice's share of the results of tokens ``first`` to before ``end``."""
+    columns = args.schedule.columns
 
     def micro(first_row: Any, rows: int) -> None:
-        for first_block in range(0, layout.blocks, columns):
-            _int8_results(args, tile, first_row, rows, first_block, columns, operands, scales, offsets)
+        for first_block in range(0, args.layout.blocks, columns):
+            blocks = range(first_block, min(first_block + columns, args.layout.blocks))
+            _results(args, tile, first_row, rows, blocks, part)
 
-    _rows(args.tokens, block_rows, micro)
+    for_row_blocks(first, end, args.schedule.rows, micro)
 
 
-def _int8_results(
-    args: Arguments,
-    tile: Any,
-    first_row: Any,
-    rows: int,
-    first_block: int,
-    columns: int,
-    operands: Any,
-    scales: Any,
-    offsets: Any,
-) -> None:
-    layout, lanes = args.layout, args.layout.lanes
-    dot = dot_of(args.isa, layout.weight.bits)
+def _results(args: Arguments, tile: Any, first_row: Any, rows: int, blocks: range, part: _Slice) -> None:
+    layout, lanes, terms, columns = args.layout, args.layout.lanes, args.terms, len(blocks)
+    dot = dot_of(args.isa, layout.weight.operand_bits)
     chunk_steps = INPUT_MULTIPLE // 4
     chunks = layout.group // INPUT_MULTIPLE
     results = zero_registers(rows * columns, vector("float32", lanes))
+    if part.sums is not None:
+        with T.If(part.number > T.int64(0)), T.Then():
+            for row in range(rows):
+                for column, block in enumerate(blocks):
+                    waiting = load(part.sums, [first_row + row - part.first_token, block, 0], lanes)
+                    results[row * columns + column] = waiting
 
     def chunk_sums(totals: Registers, chunk: Any) -> None:
-        def operand(block: int, step: Any) -> Any:
-            return load(operands, [chunk * chunk_steps + step, first_block + block, 0], 4 * lanes)
+        first_input = (part.first_group * chunks + chunk) * INPUT_MULTIPLE
 
-        def activation(row: int, step: Any) -> Any:
-            return packed_x(args["x8"], first_row + row, chunk * INPUT_MULTIPLE + 4 * step)
+        def operand(column: int, step: Any) -> Any:
+            return load(part.operands, [chunk * chunk_steps + step, blocks[column], 0], 4 * lanes)
 
-        accumulate_chunk(dot, totals, rows, columns, operand, activation, unroll=False)
+        def activation(index: int, step: Any) -> Any:
+            row, term = divmod(index, terms)
+            return packed_x(args["x8"], first_row + row, term * layout.inputs + first_input + 4 * step)
 
-    with loop(layout.groups) as group:
-        totals = zero_registers(rows * columns, vector("int32", lanes))
+        accumulate_chunk(dot, totals, rows * terms, columns, operand, activation, unroll=False)
+
+    def offset_of(index: Any, block: int) -> Any:
+        if part.offsets is None:
+            return group_offset(None, layout, dot.bias, tile, index, block)
+        return load(part.offsets, [index, block, 0], lanes)
+
+    with loop(part.groups) as index:
+        group = part.first_group + index
+        totals = Registers(rows * terms * columns, vector("int32", lanes))
+        for row in range(rows):
+            activation_sum = args["sum"][first_row + row, group]
+            for column, block in enumerate(blocks):
+                starts = start_group(dot, terms, layout.group, offset_of(index, block), activation_sum)
+                for term, start in enumerate(starts):
+                    totals[(row * terms + term) * columns + column] = start
         if chunks == 1:
-            chunk_sums(totals, group)
+            chunk_sums(totals, index)
         else:
             with loop(chunks) as chunk:
-                chunk_sums(totals, group * chunks + chunk)
+                chunk_sums(totals, index * chunks + chunk)
         for row in range(rows):
-            for block in range(columns):
-                index = row * columns + block
-                if offsets is None:
-                    offset = group_offset(None, layout, dot.bias, tile, group, block)
+            activation_sum = args["sum"][first_row + row, group]
+            x_scale = splat(args["scale"][first_row + row, group], lanes)
+            for column, block in enumerate(blocks):
+                sums = [totals[(row * terms + term) * columns + column] for term in range(terms)]
+                total = finish_group(dot, sums, layout.group, offset_of(index, block), activation_sum)
+                scale = load(part.scales, [index, block, 0], lanes) * x_scale
+                results[row * columns + column] = results[row * columns + column] + total * scale
+
+    def leave(write: bool) -> None:
+        for row in range(rows):
+            for column, block in enumerate(blocks):
+                value = results[row * columns + column]
+                if write:
+                    args.write(first_row + row, tile, block, value)
                 else:
-                    offset = load(offsets, [group, first_block + block, 0], lanes)
-                total = centred(dot, totals[index], offset, args["sum"][first_row + row, group])
-                x_scale = splat(args["scale"][first_row + row, group], lanes)
-                scale = load(scales, [group, first_block + block, 0], lanes) * x_scale
-                results[index] = results[index] + T.cast(total, vector("float32", lanes)) * scale
-    for row in range(rows):
-        for block in range(columns):
-            args.write(first_row + row, tile, first_block + block, results[row * columns + block])
+                    store(part.sums, value, [first_row + row - part.first_token, block, 0], lanes)
 
-
-def prefill_float(args: Arguments, tile: Any) -> None:
-    """Float activations; weights of any scheme become single precision once per tile."""
-    layout, lanes = args.layout, args.layout.lanes
-    weights, base = _float_weights(args, tile)
-    block_rows, columns = _float_block(args.isa, layout)
-
-    def micro(first_row: Any, rows: int) -> None:
-        for first_block in range(0, layout.blocks, columns):
-            results = zero_registers(rows * columns, vector("float32", lanes))
-            unroll = 4 if layout.inputs % 4 == 0 else 1
-            with loop(layout.inputs // unroll) as outer:
-                for inner in range(unroll):
-                    k = outer * unroll + inner
-                    for row in range(rows):
-                        x = splat(args["x"][first_row + row, k], lanes)
-                        for block in range(columns):
-                            weight = load(weights, [*base, k, (first_block + block) * lanes], lanes)
-                            results[row * columns + block] = results[row * columns + block] + weight * x
-            for row in range(rows):
-                for block in range(columns):
-                    args.write(first_row + row, tile, first_block + block, results[row * columns + block])
-
-    _rows(args.tokens, block_rows, micro)
-
-
-def _float_weights(args: Arguments, tile: Any) -> tuple[Any, list[Any]]:
-    """A buffer f32 [..., inputs, rows] with the tile's weights, and the leading indices of the tile in it."""
-    layout, lanes = args.layout, args.layout.lanes
-    if layout.weight.is_float and layout.weight.bits == 32:
-        return args["weights"], [tile]
-    scratch = T.alloc_buffer((layout.inputs, layout.rows), "float32")
-    if layout.weight.is_float:
-        with loop(layout.inputs) as k:
-            for block in range(layout.blocks):
-                store(scratch, load_weight(args, tile, k, block), [k, block * lanes], lanes)
-        return scratch, []
-    units = layout.group // layout.unit
-    with loop(layout.groups) as group, loop(units) as inner:
-        unit = group * units + inner
-        for block in range(layout.blocks):
-            scale = group_scale(args["scales"], args.isa, tile, group, block)
-            offset = group_offset(args.zeros, layout, 0, tile, group, block)
-            offset = splat(T.int32(offset), lanes) if isinstance(offset, int) else offset
-            for step in range(layout.unit // 4):
-                codes = step_codes(args["codes"], layout, tile, unit, block, step)
-                words = T.reinterpret(codes, dtype=vector("uint32", lanes))
-                for byte in range(4):
-                    code = (words >> splat(T.uint32(8 * byte), lanes)) & splat(T.uint32(255), lanes)
-                    centred = T.cast(code, vector("int32", lanes)) + offset
-                    value = T.cast(centred, vector("float32", lanes)) * scale
-                    store(scratch, value, [unit * layout.unit + 4 * step + byte, block * lanes], lanes)
-    return scratch, []
+    if part.sums is None:
+        leave(write=True)
+        return
+    with T.If(part.number < T.int64(part.count - 1)):
+        with T.Then():
+            leave(write=False)
+        with T.Else():
+            leave(write=True)

@@ -10,7 +10,9 @@ from typing import Literal
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout, TensorSpec, packed_layout
+from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.errors import InternalError
+from bitwright.runs import WeightsScheme, runs_of
 from bitwright.scheme import LinearScheme
 
 TOKENS = -1
@@ -91,6 +93,14 @@ class MixedSpec:
 AnyLinear = LinearSpec | MixedSpec
 
 
+def linear_spec(
+    scheme: WeightsScheme, outputs: int, inputs: int, *, bias: bool = False, rows: Literal[1] | None = None
+) -> AnyLinear:
+    """The spec of a matrix, with a part for each run of its rows."""
+    parts = tuple(LinearSpec(run.rows, inputs, run.scheme, bias, rows) for run in runs_of(scheme, outputs))
+    return parts[0] if len(parts) == 1 else MixedSpec(parts)
+
+
 @dataclass(frozen=True)
 class PartArguments:
     """Tensors of one part: what the generators call them, and the argument's name."""
@@ -105,7 +115,7 @@ def part_arguments(spec: AnyLinear, isa: Isa) -> tuple[PartArguments, ...]:
     found = []
     for number, part in enumerate(spec.parts):
         layout = part.layout(isa)
-        key = (part.scheme.activation, layout.groups if part.scheme.activation.bits == 8 else 0)
+        key = (part.scheme.terms, layout.groups if part.scheme.terms else 0)
         if key not in known:
             known[key] = _renamed(_activations(part, layout), len(known))
         weights = {tensor.name: tensor for tensor in layout.tensors}
@@ -115,15 +125,10 @@ def part_arguments(spec: AnyLinear, isa: Isa) -> tuple[PartArguments, ...]:
 
 def _activations(part: LinearSpec, layout: PackedLayout) -> dict[str, TensorSpec]:
     rows = part.rows or TOKENS
-    if part.scheme.activation.bits != 8:
+    terms = part.scheme.terms
+    if not terms:
         return {"x": TensorSpec("x", "float32", (rows, part.inputs))}
-    grouped = (rows, layout.groups)
-    tensors = (
-        TensorSpec("x8", "int8", (rows, part.inputs)),
-        TensorSpec("scale", "float32", grouped),
-        TensorSpec("sum", "int32", grouped),
-    )
-    return {tensor.name: tensor for tensor in tensors}
+    return {tensor.name: tensor for tensor in QuantizedRows(layout.group, terms).tensors(rows, part.inputs)}
 
 
 def _renamed(tensors: dict[str, TensorSpec], number: int) -> dict[str, TensorSpec]:

@@ -13,25 +13,50 @@ from bitwright.codegen.layout import PackedLayout
 
 def step_codes(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: int, step: int) -> Any:
     """Codes of four inputs (step ``step`` of a unit) of ``lanes`` rows: u8 x (4 * lanes), byte 4 * row + j."""
+    return field_codes(codes, layout, tile, unit, block, step, 0)
+
+
+def field_position(layout: PackedLayout, step: int) -> int:
+    """The bit at which the code of a step of a unit lies if only its lower pieces are moved."""
+    first = layout.fields[step][0]
+    return first.source - first.position
+
+
+def field_codes(
+    codes: Any,
+    layout: PackedLayout,
+    tile: Any,
+    unit: Any,
+    block: int,
+    step: int,
+    position: int,
+    *,
+    any_above: bool = False,
+) -> Any:
+    """Codes of a step at bit ``position`` of their bytes, all other bits zero: code * 2**position.
+
+    Args:
+        any_above: bits above the code may be anything, which saves clearing them.
+    """
     result = None
-    for plane in layout.planes:
-        line = load(codes, [tile, unit, block, plane.first + step // plane.fields, 0], 4 * layout.lanes)
-        bits = bit_field(line, plane.width, step % plane.fields, plane.position, layout.lanes)
+    for piece in layout.fields[step]:
+        line = load(codes, [tile, unit, block, piece.line, 0], 4 * layout.lanes)
+        free = any_above and result is None
+        width = 8 - piece.position - position if free else piece.width
+        bits = _moved(line, piece.source, width, piece.position + position, layout.lanes)
         result = bits if result is None else result | bits
     return result
 
 
-def bit_field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:
-    """Bit field ``field`` of every byte, moved to bit ``position``; the mask drops what shifts carry across bytes."""
-    if width == 8:
-        return line
-    shift = width * field - position
+def _moved(line: Any, source: int, width: int, target: int, lanes: int) -> Any:
+    """Bits ``source`` ... of every byte, at ``target`` ...; the mask drops what shifts carry across bytes."""
+    shift = source - target
     if shift:
         words = T.reinterpret(line, dtype=vector("uint32", lanes))
         amount = splat(T.uint32(abs(shift)), lanes)
         words = words >> amount if shift > 0 else words << amount
         line = T.reinterpret(words, dtype=vector("uint8", 4 * lanes))
-    return line & splat(T.uint8(((1 << width) - 1) << position), 4 * lanes)
+    return line if width == 8 else line & splat(T.uint8(((1 << width) - 1) << target), 4 * lanes)
 
 
 def widen_half(value: Any, isa: Isa, lanes: int) -> Any:
@@ -53,25 +78,8 @@ def group_scale(scales: Any, isa: Isa, tile: Any, group: Any, block: Any) -> Any
 
 
 def group_offset(zeros: Any, layout: PackedLayout, bias: int, tile: Any, group: Any, block: Any) -> Any:
-    """``bias`` - zero point, which added to a code centres it: an int for symmetric schemes, else int32 x lanes."""
+    """``bias`` - zero point, which added to an operand centres it: an int for symmetric schemes, else int32 x lanes."""
     if zeros is None:
-        return bias - (1 << (layout.weight.bits - 1))
+        return bias - layout.weight.centre
     zero = T.cast(load(zeros, [tile, group, block, 0], layout.lanes), vector("int32", layout.lanes))
     return splat(T.int32(bias), layout.lanes) - zero
-
-
-def code_of_byte(codes: Any, byte: int, lanes: int) -> Any:
-    """f32 x lanes: byte ``byte`` of every 32-bit lane of ``codes``, times 2**(8 * byte) except for the last byte.
-
-    One operation less than shifting every byte down; ``byte_weight`` is what the activation must be multiplied by.
-    """
-    words = T.reinterpret(codes, dtype=vector("uint32", lanes))
-    if byte == 3:
-        words = words >> splat(T.uint32(24), lanes)
-    else:
-        words = words & splat(T.uint32(255 << (8 * byte)), lanes)
-    return T.cast(T.reinterpret(words, dtype=vector("int32", lanes)), vector("float32", lanes))
-
-
-def byte_weight(byte: int) -> float:
-    return 1.0 if byte == 3 else 2.0 ** (-8 * byte)

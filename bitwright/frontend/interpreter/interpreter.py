@@ -75,6 +75,10 @@ class Interpreter(GraphRunner):
             if value.name.startswith("past.")
         }
 
+    def feeds(self, ids: npt.ArrayLike) -> Tensors:
+        """The graph's inputs for a whole sequence ``ids`` int [n] after an empty past, for ``run``."""
+        return {**self._positioned(self._checked(ids), 0), **self.empty_past()}
+
     def _step(self, ids: Ids, past: Tensors, *, last_only: bool, cached: bool) -> tuple[Floats, Tensors]:
         import torch
 

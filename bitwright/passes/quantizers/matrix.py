@@ -19,16 +19,21 @@ class QuantizedMatrix:
         codes: uint8 [outputs, inputs], each below 2**bits.
         scales: float16 [outputs, groups].
         zeros: uint8 [outputs, groups], or None: the zero point is 2**(bits - 1) everywhere.
+        codebook: int8 [2**bits] of a codebook scheme: what a code stands for before scaling. Else None.
     """
 
     codes: npt.NDArray[np.uint8]
     scales: npt.NDArray[np.float16]
     zeros: npt.NDArray[np.uint8] | None
+    codebook: npt.NDArray[np.int8] | None = None
 
     def dequantize(self, scheme: WeightScheme) -> npt.NDArray[np.float32]:
-        """(code - zero point) * scale, float32 [outputs, inputs]."""
+        """(code - zero point) * scale or codebook[code] * scale, float32 [outputs, inputs]."""
         outputs, inputs = self.codes.shape
         groups = self.scales.shape[1]
+        if self.codebook is not None:
+            values = self.codebook.astype(np.float32)[self.codes].reshape(outputs, groups, inputs // groups)
+            return (values * self.scales[:, :, None].astype(np.float32)).reshape(outputs, inputs)
         zeros = np.float32(2 ** (scheme.bits - 1)) if self.zeros is None else self.zeros[:, :, None].astype(np.float32)
         centred = self.codes.reshape(outputs, groups, inputs // groups).astype(np.float32) - zeros
         return (centred * self.scales[:, :, None].astype(np.float32)).reshape(outputs, inputs)

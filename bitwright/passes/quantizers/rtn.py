@@ -10,6 +10,8 @@ scale; ties round to even.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,7 +41,7 @@ def round_to_nearest(weights: npt.NDArray[np.float32], scheme: WeightScheme) -> 
     return QuantizedMatrix(codes.reshape(outputs, inputs), scales, zeros)
 
 
-def _half(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+def half(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     if scales.size and float(np.abs(scales).max()) > LARGEST_SCALE:
         raise UnsupportedError(
             "a weight is too large for a half-precision scale",
@@ -49,7 +51,13 @@ def _half(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     return scales.astype(np.float16)
 
 
-def _divide(values: npt.NDArray[np.float32], scales: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+def nearest_half(scales: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float16]:
+    """Searched scales in half precision; those out of its range become its ends, and lose against other candidates."""
+    result: npt.NDArray[np.float16] = np.clip(scales, -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
+    return result
+
+
+def divide(values: npt.NDArray[np.float32], scales: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     """values / scales, and 0 where a scale is zero (then every weight of the group is read as zero)."""
     wide = scales.astype(np.float32)[:, :, None]
     return np.divide(values, wide, out=np.zeros_like(values), where=wide != 0)
@@ -61,8 +69,8 @@ def _symmetric(
     half_range = 2 ** (bits - 1)
     index = np.abs(grouped).argmax(axis=2, keepdims=True)
     extreme = np.take_along_axis(grouped, index, axis=2)[:, :, 0]
-    scales = _half(extreme / np.float32(-half_range))
-    codes = np.clip(np.rint(_divide(grouped, scales)) + half_range, 0, 2 * half_range - 1)
+    scales = half(extreme / np.float32(-half_range))
+    codes = np.clip(np.rint(divide(grouped, scales)) + half_range, 0, 2 * half_range - 1)
     return codes.astype(np.uint8), scales, None
 
 
@@ -72,7 +80,7 @@ def _asymmetric(
     levels = 2**bits - 1
     low = np.minimum(grouped.min(axis=2), 0)
     high = np.maximum(grouped.max(axis=2), 0)
-    scales = _half((high - low) / np.float32(levels))
-    zeros = np.clip(np.rint(_divide(-low[:, :, None], scales)), 0, levels)
-    codes = np.clip(np.rint(_divide(grouped, scales)) + zeros, 0, levels)
+    scales = half((high - low) / np.float32(levels))
+    zeros = np.clip(np.rint(divide(-low[:, :, None], scales)), 0, levels)
+    codes = np.clip(np.rint(divide(grouped, scales)) + zeros, 0, levels)
     return codes.astype(np.uint8), scales, zeros[:, :, 0].astype(np.uint8)

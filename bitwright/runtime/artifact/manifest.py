@@ -43,7 +43,7 @@ class StepRecord(_Record):
         threads: most threads it runs on.
         barrier_words: int64 words per thread that the barrier counts in.
         barriers: how often threads wait for each other in one step.
-        tasks: what a thread does in order: (kernel, bytes of weights it reads).
+        tasks: what a thread does in order: (kernel, bytes of weights it reads, bytes of cache per cached token).
     """
 
     shared_bytes: Count
@@ -51,12 +51,12 @@ class StepRecord(_Record):
     threads: Positive
     barrier_words: Positive
     barriers: Positive
-    tasks: tuple[tuple[str, Count], ...] = Field(strict=False)
+    tasks: tuple[tuple[str, Count, Count], ...] = Field(strict=False)
 
     @field_validator("tasks", mode="before")
     @classmethod
-    def _pairs(cls, tasks: Any) -> Any:
-        return tuple(tuple(pair) for pair in tasks) if isinstance(tasks, list) else tasks
+    def _tuples(cls, tasks: Any) -> Any:
+        return tuple(tuple(task) for task in tasks) if isinstance(tasks, list) else tasks
 
 
 class Interface(_Record):
@@ -70,6 +70,8 @@ class Interface(_Record):
         token_types: rows of the token-type table; 0: ``encode`` takes no token types.
         weight_bytes_per_token: bytes of weights that one decode step reads (an untied embedding counts one row).
         cache_bytes_per_token: bytes of K and V that one cached position takes in all layers together.
+        macs_per_token, macs_per_chunk: multiply-adds of linear layers in a prompt, for each token, and for the last of
+            each chunk alone (attention is not counted); 0 where they are not known.
         step: the decode step outside the VM; None: ``functions`` has a ``decode``.
     """
 
@@ -80,6 +82,8 @@ class Interface(_Record):
     token_types: Count = 0
     weight_bytes_per_token: Count
     cache_bytes_per_token: Count
+    macs_per_token: Count = 0
+    macs_per_chunk: Count = 0
     step: StepRecord | None = None
 
 

@@ -1,0 +1,102 @@
+"""Which schedule a compilation uses: the best on record for the target, else for its instruction set, else the default.
+
+Records are looked for in a file that the user names, or in the user's own cache and in what ships with the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bitwright.autotune.linear_task import schedule_of
+from bitwright.autotune.records import Record, read_records
+from bitwright.autotune.search import best_knobs, ratios
+from bitwright.autotune.space import Knobs, key_of
+from bitwright.autotune.workload import Workload
+from bitwright.codegen.isa import Isa
+from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
+from bitwright.errors import InputError
+
+SHIPPED = Path(__file__).parent / "records"
+
+
+def user_folder() -> Path:
+    """Where records of this user's machines are kept: ``$XDG_CACHE_HOME/bitwright/records``, below ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "bitwright" / "records"
+
+
+def user_file(fingerprint: str) -> Path:
+    return user_folder() / f"{fingerprint}.jsonl"
+
+
+@dataclass(frozen=True)
+class TunedSchedules:
+    """Chooses schedules from records: ``schedules(spec, isa)``.
+
+    Attributes:
+        records: those that may be used, of this target and of others with its instruction set.
+        used: workloads that a record was found for, with its knobs, as they are asked for.
+    """
+
+    records: tuple[Record, ...]
+    fingerprint: str
+    threads: int
+    used: dict[Workload, Knobs] = field(default_factory=dict, compare=False)
+
+    def __call__(self, spec: LinearSpec, isa: Isa) -> LinearSchedule:
+        for m in (1,) if spec.rows == 1 else _tokens(self.records):
+            shape = (spec.outputs, spec.inputs)
+            workload = Workload("linear", shape, spec.scheme.name, m, self.threads, isa.name)
+            knobs = best_schedule(workload, self.records, self.fingerprint)
+            if knobs is not None:
+                self.used[workload] = knobs
+                return schedule_of(knobs, spec, isa)
+        return default_schedule(spec, isa)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what was used; empty if nothing was."""
+        if not self.used:
+            return ""
+        lines = sorted(f"{workload} {key_of(knobs)}" for workload, knobs in self.used.items())
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _tokens(records: Iterable[Record]) -> list[int]:
+    """The numbers of tokens that kernels for many were tuned at, the largest first."""
+    return sorted({r.workload.m for r in records if r.workload.m > 1}, reverse=True)
+
+
+def best_schedule(workload: Workload, records: Sequence[Record], fingerprint: str) -> Knobs | None:
+    """The knobs on record: of this very target if it was tuned there (None if the default won), else of its like."""
+    own = [r for r in records if r.workload == workload and r.fingerprint == fingerprint]
+    if ratios(workload, own):
+        return best_knobs(workload, own)
+    return best_knobs(workload, [r for r in records if r.workload == workload])
+
+
+def load_records(named: Path | None, isa: Isa, fingerprint: str) -> tuple[Record, ...]:
+    """The records that a compilation may use.
+
+    Args:
+        named: the file that the user names; None: the user's cache and the package's own.
+
+    Raises:
+        InputError: a file cannot be read, or the named one holds nothing for this instruction set.
+    """
+    if named is None:
+        files = [path for path in (user_file(fingerprint), SHIPPED / f"{isa.name}.jsonl") if path.exists()]
+        return tuple(record for path in files for record in read_records(path))
+    records = tuple(r for r in read_records(named) if r.workload.isa == isa.name)
+    if not records:
+        raise InputError(
+            "the tuning records hold nothing for this target",
+            where=str(named),
+            limit=f"kernels for {isa.name}",
+            remedy="tune for this target, or leave --records out",
+        )
+    return records

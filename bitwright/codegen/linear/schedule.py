@@ -1,0 +1,121 @@
+"""What may be varied in a linear kernel without changing its result: the knobs that tuning turns.
+
+Defaults are what measured best over shapes and widths on a Zen 5 (see docs/results.md); tuning refines them per shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bitwright.codegen.isa import Isa
+from bitwright.codegen.layout import INPUT_MULTIPLE, PackedLayout
+from bitwright.codegen.linear.spec import LinearSpec
+from bitwright.errors import UsageError
+
+_PREFETCH = (0, 512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
+_CHAIN = (1, 2, 3, 4, 6, 8, 16)
+_SPAN = (32, 64, 96, 128, 192, 256)
+_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+_COLUMNS = (1, 2, 3, 4)
+_DEPTH = (256, 512, 1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """Knobs of the kernel of one run of outputs.
+
+    Attributes:
+        prefetch: bytes ahead in the stream of codes that are asked for while a group is computed; 0 for none.
+        chain: most dot products in decoding that wait for each other.
+        span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
+        rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
+        depth: most inputs that prefill unpacks at a time (at least a group).
+    """
+
+    prefetch: int = 0
+    chain: int = 4
+    span: int = 32
+    rows: int = 3
+    columns: int = 4
+    depth: int = 512
+
+    def __post_init__(self) -> None:
+        if self.prefetch < 0 or self.prefetch % 64 or self.chain < 1 or self.span % INPUT_MULTIPLE or self.span < 1:
+            raise UsageError(
+                f"{self} is no schedule",
+                limit=f"prefetch a multiple of 64, chain at least 1, span a multiple of {INPUT_MULTIPLE}",
+            )
+        if self.rows < 1 or self.columns < 1 or self.depth < 1:
+            raise UsageError(f"{self} is no schedule", limit="at least one row, column and input")
+
+    def fitting_span(self, group: int) -> int:
+        """The longest span of at most ``span`` inputs that divides a group."""
+        return next(n for n in range(min(self.span, group), 0, -INPUT_MULTIPLE) if group % n == 0)
+
+    def fitting_groups(self, layout: PackedLayout) -> int:
+        """The most groups of at most ``depth`` inputs together that divide those of a row; one at least."""
+        most = min(max(self.depth // layout.group, 1), layout.groups)
+        return next(n for n in range(most, 0, -1) if layout.groups % n == 0)
+
+
+Schedules = Callable[[LinearSpec, Isa], LinearSchedule]
+"""Chooses the knobs of a kernel: ``default_schedule``, or what tuning found."""
+
+
+def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
+    """Good knobs for any shape: hardware prefetchers stop at pages, which narrow codes feel more than bytes do."""
+    if spec.scheme.weight.is_float:
+        return LinearSchedule()
+    if spec.rows is None:
+        rows, columns = _register_block(spec, isa)
+        return LinearSchedule(rows=rows, columns=columns)
+    return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 4096)
+
+
+def _register_block(spec: LinearSpec, isa: Isa) -> tuple[int, int]:
+    """Rows and columns whose sums, of every term, and results fit the registers."""
+    blocks, terms = spec.layout(isa).blocks, spec.scheme.terms
+    if isa.dot == "maddubs":
+        # Each activation is a broadcast load, which costs no arithmetic; wider codes need registers for shorter chains.
+        return (10 if spec.scheme.weight.operand_bits <= 4 else 8) // terms, 1
+    if isa.registers > 16:
+        columns = min(blocks, 4)
+        return (12 if terms == 1 else 8) // columns, columns
+    if terms == 2:
+        return 4, 1
+    return (2, 3) if blocks == 3 else (4, 2)
+
+
+def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
+    """Values of each knob that changes the decode kernel of ``spec``."""
+    if spec.scheme.weight.is_float:
+        return {}
+    group = spec.layout(isa).group
+    spans = tuple(span for span in _SPAN if group % span == 0)
+    return {
+        "prefetch": _PREFETCH,
+        **({} if isa.dot == "maddubs" else {"chain": _CHAIN}),
+        **({"span": spans} if len(spans) > 1 else {}),
+    }
+
+
+def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
+    """Values of each knob that changes the prefill kernel of ``spec``."""
+    if spec.scheme.weight.is_float:
+        return {}
+    columns = tuple(count for count in _COLUMNS if count <= spec.layout(isa).blocks)
+    layout = spec.layout(isa)
+    default = default_schedule(spec, isa).fitting_groups(layout)
+    depths = {LinearSchedule(depth=depth).fitting_groups(layout): depth for depth in _DEPTH}
+    depths[default] = default_schedule(spec, isa).depth
+    return {
+        "rows": _ROWS,
+        "columns": columns,
+        **({"depth": tuple(sorted(depths.values()))} if len(depths) > 1 else {}),
+    }
+
+
+def fixed(schedule: LinearSchedule) -> Schedules:
+    """The same knobs for every kernel."""
+    return lambda _spec, _isa: schedule

@@ -1,0 +1,1 @@
+"""Calibration: what the layers of a model read when it reads text. Needs torch."""

@@ -1,0 +1,84 @@
+"""Real kernels: a candidate that is wrong is found out, and a few trials of a small one leave usable records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitwright.autotune import linear_task
+from bitwright.autotune.isolation import IsolatedWorker, MeasuringError
+from bitwright.autotune.linear_task import ENTRY, measure_with, schedule_of, spec_of
+from bitwright.autotune.records import read_records
+from bitwright.autotune.store import TunedSchedules
+from bitwright.autotune.workload import Workload
+from bitwright.codegen.isa import AVX2, select_isa
+from bitwright.codegen.linear import LinearSchedule, default_schedule
+from bitwright.errors import NumericalError
+from bitwright.target import Target
+from bitwright.tuning import Request, tune_workloads
+
+
+def native(shape: tuple[int, ...], scheme: str, m: int = 1) -> Workload:
+    target = Target.parse("native")
+    return Workload("linear", shape, scheme, m, min(target.cores, 2), select_isa(target.features).name)
+
+
+def test_a_tiny_run_measures_records_and_is_used(tmp_path: Path) -> None:
+    work = native((192, 576), "u4g32a8")
+    steps: list[tuple[int, int]] = []
+    request = Request(trials=3, strategy="random", output=tmp_path / "r.jsonl")
+    (found,) = tune_workloads([work, work], request, lambda _, done, wanted, best: steps.append((done, wanted)))
+    assert found.measured == 3 and found.failed == 0
+    assert steps[:3] == [(1, 3), (2, 3), (3, 3)]
+    # A cold read of 60 kB takes microseconds on any machine, and not as long as a launch of threads.
+    assert 2e-7 < found.default_seconds < 1e-3
+    records = tuple(read_records(tmp_path / "r.jsonl"))
+    assert {r.fingerprint for r in records} == {Target.parse("native").fingerprint}
+    schedules = TunedSchedules(records, records[0].fingerprint, work.threads)
+    isa = select_isa(Target.parse("native").features)
+    assert schedules(spec_of(work), isa) == schedule_of(found.best, spec_of(work), isa)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "m"), [("u3g64za16", 1), ("u4rowa8", 1), ("f16", 1), ("u6g32a8", 1), ("u4g32a8", 5), ("u2g32za16", 5)]
+)
+def test_every_kind_of_kernel_is_checked_and_timed(scheme: str, m: int) -> None:
+    work = native((96, 192), scheme, m)
+    seconds, default_seconds = linear_task.measure({"target": "native", "workload": work.to_json(), "knobs": {}})
+    assert 0 < seconds < 0.1 and 0 < default_seconds < 0.1
+
+
+def test_a_wrong_kernel_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitwright.codegen.reference import linear as reference
+
+    real = reference.linear_a8
+    monkeypatch.setattr(reference, "linear_a8", lambda *arguments: real(*arguments) * 1.001)
+    work = native((96, 192), "u4g32a8")
+    with pytest.raises(NumericalError, match="differs from the oracle"):
+        linear_task.measure({"target": "native", "workload": work.to_json(), "knobs": {}})
+
+
+def test_a_knob_that_does_not_exist_is_a_failure() -> None:
+    work = native((96, 192), "u4g32a8")
+    with IsolatedWorker(ENTRY, 60) as worker:
+        measure = measure_with(worker, "native")
+        with pytest.raises(MeasuringError, match="is no schedule"):
+            measure(work, {"prefetch": 7})
+        with pytest.raises(MeasuringError, match="unexpected keyword"):
+            measure(work, {"colour": 1})
+
+
+def test_spaces_hold_the_default_and_float_weights_have_none() -> None:
+    for scheme in ("u4g32a8", "u2rowa8", "u8g128a16"):
+        task = linear_task.linear_task(Workload("linear", (576, 1536), scheme, 1, 2, "avx512vnni"))
+        assert task is not None and task.default in task.space
+    assert linear_task.linear_task(Workload("linear", (576, 1536), "f16", 1, 2, "avx2")) is None
+
+
+def test_given_knobs_replace_the_defaults() -> None:
+    spec: Any = spec_of(Workload("linear", (64, 64), "u4g32a8", 1, 2, "avx2"))
+    assert schedule_of({"chain": 2}, spec, AVX2) == LinearSchedule(
+        default_schedule(spec, AVX2).prefetch, 2, default_schedule(spec, AVX2).span
+    )

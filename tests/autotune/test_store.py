@@ -1,0 +1,76 @@
+"""Which records a compilation uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitwright.autotune.records import RecordFile, read_records
+from bitwright.autotune.store import SHIPPED, TunedSchedules, best_schedule, load_records, user_file
+from bitwright.codegen.isa import AVX2, AVX512VNNI, ISAS
+from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
+from bitwright.codegen.linear.schedule import decode_space
+from bitwright.errors import InputError
+from bitwright.scheme import LinearScheme
+
+from .synthetic import record, workload
+
+KNOBS = {"prefetch": 4096, "chain": 2}
+OTHER = {"prefetch": 0, "chain": 8}
+SPEC = LinearSpec(1536, 576, LinearScheme.parse("u4g32a8"), rows=1)
+
+
+def test_this_target_comes_before_others_of_its_kind() -> None:
+    work = workload()
+    foreign, own = record(work, KNOBS, "there", 0.5), record(work, OTHER, "here", 0.9)
+    assert best_schedule(work, [foreign, own], "here") == OTHER
+    assert best_schedule(work, [foreign], "here") == KNOBS
+    assert best_schedule(workload(m=128), [foreign, own], "here") is None
+    # Where the default won on this target, others' gains count nothing.
+    assert best_schedule(work, [foreign, record(work, OTHER, "here", 1.2)], "here") is None
+
+
+def test_schedules_are_tuned_where_recorded_and_say_what_they_used() -> None:
+    schedules = TunedSchedules((record(workload(), KNOBS, ratio=0.8),), "here", 2)
+    assert schedules.digest == ""
+    other = LinearSpec(64, 576, SPEC.scheme, rows=1)
+    assert schedules(other, AVX512VNNI) == default_schedule(other, AVX512VNNI)
+    assert schedules.digest == ""
+    expected = default_schedule(SPEC, AVX512VNNI)
+    assert schedules(SPEC, AVX512VNNI) == LinearSchedule(4096, 2, expected.span)
+    assert schedules(SPEC, AVX2) == default_schedule(SPEC, AVX2)
+    assert len(schedules.digest) == 64
+    again = TunedSchedules((record(workload(), KNOBS, ratio=0.7),), "here", 2)
+    again(SPEC, AVX512VNNI)
+    assert again.digest == schedules.digest
+
+
+def test_named_records_must_hold_something_for_the_instruction_set(tmp_path: Path) -> None:
+    with RecordFile(tmp_path / "r.jsonl", "here") as file:
+        file.append(record(workload(), KNOBS, ratio=0.8))
+    assert len(load_records(tmp_path / "r.jsonl", AVX512VNNI, "elsewhere")) == 1
+    with pytest.raises(InputError, match="hold nothing for this target") as caught:
+        load_records(tmp_path / "r.jsonl", AVX2, "here")
+    assert caught.value.limit == "kernels for avx2"
+
+
+def test_the_users_records_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = user_file("f00")
+    assert path == tmp_path / "bitwright" / "records" / "f00.jsonl"
+    path.parent.mkdir(parents=True)
+    with RecordFile(path, "f00") as file:
+        file.append(record(workload(), KNOBS, "f00", 0.8))
+    assert load_records(None, AVX512VNNI, "f00")[0].fingerprint == "f00"
+
+
+def test_shipped_records_name_knobs_that_exist() -> None:
+    for path in SHIPPED.glob("*.jsonl"):
+        isa = next(isa for isa in ISAS if isa.name == path.stem)
+        for one in read_records(path):
+            assert one.workload.isa == isa.name
+            outputs, inputs = one.workload.shape
+            spec = LinearSpec(outputs, inputs, LinearScheme.parse(one.workload.scheme), rows=1)
+            space = decode_space(spec, isa)
+            assert all(value in space[name] for name, value in one.knobs.items())

@@ -1,0 +1,61 @@
+"""Knobs: what is refused, what each kernel offers, and that no value changes a result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bitwright.codegen.isa import AVX2, AVX512VNNI, select_isa
+from bitwright.codegen.linear import LinearSchedule, LinearSpec, build_linear, default_schedule
+from bitwright.codegen.linear.schedule import decode_space
+from bitwright.codegen.reference.linear import quantize_activation
+from bitwright.errors import UsageError
+from bitwright.scheme import LinearScheme
+
+from .linear_case import host_features, random_layer, tensor
+
+
+@pytest.mark.parametrize("knobs", [{"prefetch": -64}, {"prefetch": 100}, {"chain": 0}, {"span": 48}, {"span": 0}])
+def test_impossible_knobs_are_refused(knobs: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=r"is no schedule[\s\S]*prefetch a multiple of 64"):
+        LinearSchedule(**knobs)
+
+
+def test_a_span_divides_the_group() -> None:
+    assert [LinearSchedule(span=128).fitting_span(group) for group in (32, 64, 128, 576)] == [32, 64, 128, 96]
+    assert LinearSchedule(span=32).fitting_span(576) == 32
+
+
+def test_spaces_hold_the_knobs_that_matter() -> None:
+    def knobs(scheme: str, isa: object = AVX512VNNI) -> set[str]:
+        return set(decode_space(LinearSpec(64, 128, LinearScheme.parse(scheme), rows=1), isa))  # type: ignore[arg-type]
+
+    assert knobs("f16") == set()
+    assert knobs("u4g32a16") == {"prefetch"}
+    assert knobs("u4g32a8") == {"prefetch", "chain"}
+    assert knobs("u4g128a8") == {"prefetch", "chain", "span"}
+    assert knobs("u4g128a8", AVX2) == {"prefetch", "span"}
+
+
+def test_no_knob_changes_a_result() -> None:
+    from bitwright.codegen.builder import build, read_host_target
+
+    isa = select_isa(host_features())
+    spec = LinearSpec(72, 256, LinearScheme.parse("u3g128za8"), rows=1)
+    layer = random_layer(spec, isa)
+    activations = quantize_activation(np.random.default_rng(1).standard_normal((1, 256)).astype(np.float32), 128)
+    base = default_schedule(spec, isa)
+    space = decode_space(spec, isa)
+    schedules = [base, *(replace(base, **{knob: value}) for knob, values in space.items() for value in values)]
+    functions = {f"s{i}": build_linear(spec, isa, f"s{i}", 2, schedule) for i, schedule in enumerate(schedules)}
+    module = build(functions, read_host_target())
+    results = []
+    for name in functions:
+        y = tensor(np.full((1, 72), np.nan, np.float32))
+        module[name](*map(tensor, [*activations, *layer.packed.values()]), y)
+        results.append(y.numpy())
+    assert np.isfinite(results[0]).all() and np.ptp(results[0]) > 0
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])

@@ -40,7 +40,8 @@ SCHEMES = {
 }
 # Of integer activations with steps of absmax / 127 per group, relative to the spread of the logits.
 INT8_ACTIVATIONS = 0.03
-EXACT = 2e-3
+# The largest error of a16, relative to the same: two int8 terms leave about 2**-15 of a group's largest activation.
+FLOAT_ACTIVATIONS = 1e-3
 
 
 def _planned(changes: dict[str, str], cache_bits: int) -> tuple[ImportedModel, Program, Plan]:
@@ -125,16 +126,17 @@ def test_the_artifact_keeps_the_plan_and_names_its_schemes(compiled: tuple[Progr
     assert artifact.manifest.scheme["table"] == "u8g32a8+c6g64a8 x1"
 
 
-def test_float_activations_leave_no_error(tmp_path: Path) -> None:
+def test_float_activations_leave_hardly_an_error(tmp_path: Path) -> None:
     floats = {site: text.replace("a8", "a16") for site, text in SCHEMES.items()}
     model, program, plan = _planned(floats, cache_bits=32)
     session = load(_compile(model, plan, tmp_path).folder)
     ids = np.random.default_rng(7).integers(0, SHAPE.vocab, 45)
     expected = Interpreter(_dequantized(program, plan).graph).logits(ids)
-    np.testing.assert_allclose(session.logits(ids), expected, atol=EXACT)
+    limit = FLOAT_ACTIVATIONS * expected.std()
+    np.testing.assert_allclose(session.logits(ids), expected, rtol=0, atol=limit)
     session.reset()
     session.prefill(ids[:44])
-    np.testing.assert_allclose(session.decode(int(ids[44])), expected[44], atol=EXACT)
+    np.testing.assert_allclose(session.decode(int(ids[44])), expected[44], rtol=0, atol=limit)
 
 
 def test_a_run_without_a_kernel_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from bitwright.autotune.workload import Workload
 from bitwright.errors import UnsupportedError
-from bitwright.scheme import LinearScheme
+from bitwright.runs import parse_weights, runs_of
 
 LEAST_SHAPES = 3
 _SWEEPS = 2000
@@ -50,7 +50,7 @@ def fit(measurements: Sequence[Measurement], wanted: str) -> Fit:
         raise UnsupportedError(
             f"no latency is known for {wanted}",
             limit=f"a prediction needs {LEAST_SHAPES} measured shapes of its kind",
-            remedy="measure it: bitwright tune --latency",
+            remedy="measure more shapes with bitwright.tuning.measure_latencies",
         )
     coefficients, errors = {}, []
     for size in sets:
@@ -68,8 +68,11 @@ def terms(workload: Workload) -> npt.NDArray[np.float64]:
     shape, m = workload.shape, workload.m
     if workload.op == "linear":
         outputs, inputs = shape
-        weight = LinearScheme.parse(workload.scheme).weight
-        return np.array([1.0, weight.storage_bytes(outputs, inputs), m * outputs * inputs, m * outputs], np.float64)
+        nbytes = sum(
+            run.scheme.weight.storage_bytes(run.rows, inputs)
+            for run in runs_of(parse_weights(workload.scheme), outputs)
+        )
+        return np.array([1.0, nbytes, m * outputs * inputs, m * outputs], np.float64)
     if workload.op == "attention":
         heads, kv_heads, head_dim, context = shape
         return np.array([1.0, kv_heads * head_dim * context, m * heads * head_dim * context, m * heads * head_dim])

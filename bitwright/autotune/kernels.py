@@ -7,7 +7,7 @@ op            shape                               scheme
 ``attention`` heads, kv_heads, head_dim, context  of the caches (``k16v16``)
 ``append``    kv_heads, head_dim                  of the caches
 ``rope``      heads, head_dim                     -
-``norm``      width (residual added, RMS)         of the int8 result (``g32``, ``row``); empty: float
+``norm``      width (residual added, RMS)         of the int8 result (``a8g32``); empty: float
 ``glu``       width                               of the int8 result
 ``quantize``  width                               of the result
 ``embedding`` vocabulary, width                   a linear scheme
@@ -54,7 +54,10 @@ def _linear(work: Workload, isa: Isa) -> StepKernel:
 
     outputs, inputs = work.shape
     spec = linear_spec(parse_weights(work.scheme), outputs, inputs, rows=1)
-    return of_team(linear_team_kernel(spec, isa, "linear"), work.threads, WEIGHTS)
+    kernel = linear_team_kernel(spec, isa, "linear")
+    # Tensors of the second run and further ones are numbered.
+    cold = frozenset(s.name for s in kernel.arguments if re.sub(r"_\d+$", "", s.name) in WEIGHTS)
+    return of_team(kernel, work.threads, cold)
 
 
 def _cache(work: Workload, kv_heads: int, head_dim: int, capacity: int) -> Any:

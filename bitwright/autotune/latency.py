@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bitwright.autotune.fit import Fit, fit
 from bitwright.autotune.workload import Workload
 from bitwright.errors import InputError, UnsupportedError
+from bitwright.runs import parse_weights, runs_of
 
 TABLE_VERSION = 1
 
@@ -80,9 +81,21 @@ class LatencyTable:
         measured = self._measured(workload)
         if measured:
             return Latency(1e3 * between(measured, working_set), True, 0.0)
+        if ":" in workload.scheme:
+            return self._sum_of_runs(workload, working_set)
         found = self._fit(workload)
         predicted = {size: found.seconds(workload, size) for size in found.coefficients}
         return Latency(1e3 * between(predicted, working_set), False, found.relative_error)
+
+    def _sum_of_runs(self, workload: Workload, working_set: int | None) -> Latency:
+        """A product whose runs have schemes of their own: their times as if each were a call, an upper estimate."""
+        runs = runs_of(parse_weights(workload.scheme), workload.shape[0])
+        parts = [
+            self.look_up(replace(workload, shape=(run.rows, *workload.shape[1:]), scheme=str(run.scheme)), working_set)
+            for run in runs
+        ]
+        total = sum(part.milliseconds for part in parts)
+        return Latency(total, False, sum(p.milliseconds * p.relative_error for p in parts) / total)
 
     def relative_errors(self) -> dict[str, float]:
         """For each kind of kernel, the mean relative error of a prediction whose own measurement was left out."""

@@ -1,9 +1,9 @@
 """Predicts the time of a whole decode step, or of a prompt's linear layers, from a plan and a latency table.
 
-The kernels of a step follow from the sites as the fusion passes leave them: members of a group with one scheme are
-one matrix product, members with different schemes are computed one after the other (in one call); norms quantize for
-what reads them; a gated feed-forward is recognised by two equal matrices that share an input. What is small and
-unlike this in a model (positions, LayerNorm instead of RMSNorm) counts as if it were.
+The kernels of a step follow from the sites as the fusion passes leave them: members of a group are one matrix product,
+whose scheme lists the runs of all members when they differ; norms quantize for what reads them; a gated feed-forward
+is recognised by two equal matrices that share an input. What is small and unlike this in a model (positions,
+LayerNorm instead of RMSNorm) counts as if it were.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from bitwright.autotune.latency import LatencyTable
 from bitwright.autotune.workload import Workload
 from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.plan import Plan
-from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.runs import Run, runs_of, scheme_of
+from bitwright.scheme import CacheScheme
 from bitwright.site import Site
 
 _ROLE = re.compile(r"layer\.(?P<layer>\d+)\.(?P<role>[a-z_]+)")
@@ -84,8 +85,9 @@ def working_set(sites: Sequence[Site], plan: Plan, context: int) -> int:
         scheme = plan.schemes[site.name]
         if isinstance(scheme, CacheScheme):
             total += context * scheme.bytes_per_token(*site.shape)
-        elif isinstance(scheme, LinearScheme) and (site.kind == "linear" or site.tied):
-            total += scheme.weight.storage_bytes(*site.shape)
+        elif site.kind == "linear" or site.tied:
+            inputs = site.shape[1]
+            total += sum(run.scheme.weight.storage_bytes(run.rows, inputs) for run in runs_of(scheme, site.shape[0]))
     return total
 
 
@@ -93,17 +95,26 @@ def linear_workloads(
     sites: Sequence[Site], plan: Plan, m: int, threads: int, isa: str, *, head: bool = True
 ) -> list[Workload]:
     """The matrix products in order, fused as the compiler fuses them; the lm_head last."""
-    found: list[Workload] = []
-    groups: dict[tuple[str, str], list[Site]] = {}
+    groups: dict[str, list[Site]] = {}
     for site in sites:
         if site.kind == "linear" and (head or not site.name.startswith("head")):
-            groups.setdefault((site.group or site.name, str(plan.schemes[site.name])), []).append(site)
-    for (_, scheme), members in groups.items():
-        shape = (sum(site.shape[0] for site in members), members[0].shape[1])
-        found.append(Workload("linear", shape, scheme, m, threads, isa))
-    if head:
-        found += [Workload("linear", s.shape, str(plan.schemes[s.name]), m, threads, isa) for s in sites if s.tied]
-    return found
+            groups.setdefault(site.group or site.name, []).append(site)
+    products = [*groups.values(), *([site] for site in sites if head and site.tied)]
+    return [_product(members, plan, m, threads, isa) for members in products]
+
+
+def _product(members: Sequence[Site], plan: Plan, m: int, threads: int, isa: str) -> Workload:
+    """One matrix product over the rows of all members; neighbouring runs with one scheme are one run."""
+    runs: list[Run] = []
+    for site in members:
+        scheme = plan.schemes[site.name]
+        assert not isinstance(scheme, CacheScheme)
+        for run in runs_of(scheme, site.shape[0]):
+            if runs and runs[-1].scheme == run.scheme:
+                run = Run(run.scheme, runs.pop().rows + run.rows)
+            runs.append(run)
+    shape = (sum(run.rows for run in runs), members[0].shape[1])
+    return Workload("linear", shape, str(scheme_of(tuple(runs))), m, threads, isa)
 
 
 def _head(sites: Sequence[Site]) -> bool:
@@ -158,9 +169,10 @@ def _layer_workloads(
 def _quantized(plan: Plan, site: Site) -> str:
     """How the input of a site is quantized, as ``QuantizedRows`` names it (``a8g32``); empty for a float."""
     scheme = plan.schemes[site.name]
-    if not isinstance(scheme, LinearScheme) or not scheme.terms:
+    if isinstance(scheme, CacheScheme):
         return ""
-    return QuantizedRows(scheme.weight.group, scheme.terms).name
+    first = runs_of(scheme, site.shape[0])[0].scheme
+    return QuantizedRows(first.weight.group, first.terms).name if first.terms else ""
 
 
 def _layer(site: Site) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitwright.autotune.linear_task import schedule_of
@@ -16,11 +16,11 @@ from bitwright.autotune.records import Record, read_records
 from bitwright.autotune.search import best_knobs, ratios
 from bitwright.autotune.space import Knobs, key_of
 from bitwright.autotune.workload import Workload
-from bitwright.codegen.isa import Isa
+from bitwright.codegen.isa import ISAS, Isa
 from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
 from bitwright.errors import InputError
 
-SHIPPED = Path(__file__).parent / "records"
+SHIPPED = Path(__file__).parent / "shipped"
 
 
 def user_folder() -> Path:
@@ -49,12 +49,13 @@ class TunedSchedules:
 
     def __call__(self, spec: LinearSpec, isa: Isa) -> LinearSchedule:
         for m in (1,) if spec.rows == 1 else _tokens(self.records):
-            shape = (spec.outputs, spec.inputs)
-            workload = Workload("linear", shape, spec.scheme.name, m, self.threads, isa.name)
-            knobs = best_schedule(workload, self.records, self.fingerprint)
-            if knobs is not None:
-                self.used[workload] = knobs
-                return schedule_of(knobs, spec, isa)
+            for name in same_code(isa):
+                shape = (spec.outputs, spec.inputs)
+                workload = Workload("linear", shape, spec.scheme.name, m, self.threads, name)
+                knobs = best_schedule(workload, self.records, self.fingerprint)
+                if knobs is not None:
+                    self.used[workload] = knobs
+                    return schedule_of(knobs, spec, isa)
         return default_schedule(spec, isa)
 
     @property
@@ -69,6 +70,16 @@ class TunedSchedules:
 def _tokens(records: Iterable[Record]) -> list[int]:
     """The numbers of tokens that kernels for many were tuned at, the largest first."""
     return sorted({r.workload.m for r in records if r.workload.m > 1}, reverse=True)
+
+
+def same_code(isa: Isa) -> list[str]:
+    """Names of the instruction sets whose kernels are the same but for table look-ups, its own first."""
+    alike = [other.name for other in ISAS if _bare(other) == _bare(isa)]
+    return [isa.name, *(name for name in alike if name != isa.name)]
+
+
+def _bare(isa: Isa) -> Isa:
+    return replace(isa, name="", permute=False, requires=())
 
 
 def best_schedule(workload: Workload, records: Sequence[Record], fingerprint: str) -> Knobs | None:
@@ -89,9 +100,9 @@ def load_records(named: Path | None, isa: Isa, fingerprint: str) -> tuple[Record
         InputError: a file cannot be read, or the named one holds nothing for this instruction set.
     """
     if named is None:
-        files = [path for path in (user_file(fingerprint), SHIPPED / f"{isa.name}.jsonl") if path.exists()]
-        return tuple(record for path in files for record in read_records(path))
-    records = tuple(r for r in read_records(named) if r.workload.isa == isa.name)
+        candidates = [user_file(fingerprint), *(SHIPPED / f"{name}.jsonl" for name in same_code(isa))]
+        return tuple(record for path in candidates if path.exists() for record in read_records(path))
+    records = tuple(r for r in read_records(named) if r.workload.isa in same_code(isa))
     if not records:
         raise InputError(
             "the tuning records hold nothing for this target",

@@ -12,6 +12,7 @@ from bitwright.autotune.predict import predict_prefill, predict_step, step_workl
 from bitwright.autotune.workload import Workload
 from bitwright.errors import InputError, UnsupportedError
 from bitwright.plan import Plan, uniform_plan
+from bitwright.runs import parse_weights
 from bitwright.scheme import LinearScheme
 from bitwright.site import Site
 
@@ -143,22 +144,38 @@ def test_a_plan_becomes_the_kernels_that_a_step_runs() -> None:
         "append 3x64 k16v16",
         "rope 9x64 ",
         "rope 3x64 ",
-        "quantize 576 g32",
-        "norm 576 g32",
-        "norm 576 g32",
-        "glu 1536 g32",
+        "quantize 576 a8g32",
+        "norm 576 a8g32",
+        "norm 576 a8g32",
+        "glu 1536 a8g32",
     ]
-    once = ["linear 49152x576 u4g32a8", "embedding 49152x576 u4g32a8", "argmax 49152 ", "norm 576 g32"]
+    once = ["linear 49152x576 u4g32a8", "embedding 49152x576 u4g32a8", "argmax 49152 ", "norm 576 a8g32"]
     assert sorted(names) == sorted(2 * layer + once)
 
 
-def test_members_with_other_schemes_are_products_of_their_own() -> None:
+def test_members_with_other_schemes_are_runs_of_one_product() -> None:
     sites = llama(1)
-    mixed = plan(sites)
-    schemes = {**mixed.schemes, "layer.0.v": LinearScheme.parse("u6g32a8")}
-    found = step_workloads(sites, Plan(schemes, "m", "t", {}), 1, 2, "avx2")
-    shapes = {(w.shape, w.scheme) for w in found if w.op == "linear"}
-    assert {((768, 576), "u4g32a8"), ((192, 576), "u6g32a8")} < shapes
+    schemes = {
+        **plan(sites).schemes,
+        "layer.0.v": LinearScheme.parse("u6g32a8"),
+        "layer.0.o": parse_weights("u4g32a8:384+u3g32a8:192"),
+    }
+    mixed = Plan(schemes, "m", "t", {})
+    found = {(w.shape, w.scheme) for w in step_workloads(sites, mixed, 1, 2, "avx2") if w.op == "linear"}
+    assert {
+        ((960, 576), "u4g32a8:768+u6g32a8:192"),
+        ((576, 576), "u4g32a8:384+u3g32a8:192"),
+        ((3072, 576), "u4g32a8"),
+    } < found
+    saved = 192 * 576 // 8  # a bit of 192 rows; the wider v takes two bits more
+    assert working_set(sites, mixed, 1) == working_set(sites, plan(sites), 1) - saved + 2 * saved
+
+
+def test_runs_of_a_product_are_predicted_one_by_one() -> None:
+    made = table()
+    whole = made.look_up(linear((960, 576), "u4g32a8:768+u4g32a8:192"), SETS[0])
+    parts = [1e3 * law(linear(shape), SETS[0]) for shape in ((768, 576), (192, 576))]
+    assert not whole.measured and whole.milliseconds == pytest.approx(sum(parts), rel=0.02)
 
 
 def test_a_step_is_the_sum_of_its_kernels() -> None:

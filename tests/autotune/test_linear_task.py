@@ -53,8 +53,8 @@ def test_every_kind_of_kernel_is_checked_and_timed(scheme: str, m: int) -> None:
 def test_a_wrong_kernel_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     from bitwright.codegen.reference import linear as reference
 
-    real = reference.linear_a8
-    monkeypatch.setattr(reference, "linear_a8", lambda *arguments: real(*arguments) * 1.001)
+    real = reference.linear_packed
+    monkeypatch.setattr(reference, "linear_packed", lambda *arguments: real(*arguments) * 1.001)
     work = native((96, 192), "u4g32a8")
     with pytest.raises(NumericalError, match="differs from the oracle"):
         linear_task.measure({"target": "native", "workload": work.to_json(), "knobs": {}})
@@ -74,6 +74,8 @@ def test_spaces_hold_the_default_and_float_weights_have_none() -> None:
     for scheme in ("u4g32a8", "u2rowa8", "u8g128a16"):
         task = linear_task.linear_task(Workload("linear", (576, 1536), scheme, 1, 2, "avx512vnni"))
         assert task is not None and task.default in task.space
+    prefill = linear_task.linear_task(Workload("linear", (576, 1536), "u4g32a8", 128, 2, "avx512vnni"))
+    assert prefill is not None and set(prefill.space[0]) >= {"rows", "columns"}
     assert linear_task.linear_task(Workload("linear", (576, 1536), "f16", 1, 2, "avx2")) is None
 
 
@@ -82,3 +84,16 @@ def test_given_knobs_replace_the_defaults() -> None:
     assert schedule_of({"chain": 2}, spec, AVX2) == LinearSchedule(
         default_schedule(spec, AVX2).prefetch, 2, default_schedule(spec, AVX2).span
     )
+
+
+def test_latencies_are_measured_once_and_kept(tmp_path: Path) -> None:
+    from bitwright.autotune.latency import LatencyTable
+    from bitwright.tuning import measure_latencies
+
+    work, path = native((192, 576), "u4g32a8"), tmp_path / "t.json"
+    counts: list[tuple[int, int]] = []
+    table = measure_latencies([work], path, "native", lambda done, wanted: counts.append((done, wanted)))
+    assert counts == [(1, 2), (2, 2)] and table.look_up(work).measured and "step" in table.constants
+    assert LatencyTable.read(path).digest == table.digest
+    measure_latencies([work], path, "native", lambda done, wanted: counts.append((done, wanted)))
+    assert len(counts) == 2

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.autotune.records import RecordFile, read_records
-from bitwright.autotune.store import SHIPPED, TunedSchedules, best_schedule, load_records, user_file
-from bitwright.codegen.isa import AVX2, AVX512VNNI, ISAS
+from bitwright.autotune import store
+from bitwright.autotune.records import RecordFile
+from bitwright.autotune.store import TunedSchedules, best_schedule, load_records, same_code, user_file
+from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI
 from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
-from bitwright.codegen.linear.schedule import decode_space
 from bitwright.errors import InputError
 from bitwright.scheme import LinearScheme
 
@@ -46,6 +46,12 @@ def test_schedules_are_tuned_where_recorded_and_say_what_they_used() -> None:
     assert again.digest == schedules.digest
 
 
+def test_instruction_sets_that_differ_in_look_ups_only_share_records() -> None:
+    schedules = TunedSchedules((record(workload(), KNOBS, ratio=0.8),), "here", 2)
+    assert schedules(SPEC, AVX512VBMI).prefetch == KNOBS["prefetch"]
+    assert same_code(AVX512VBMI) == ["avx512vbmi", "avx512vnni"] and same_code(AVX2) == ["avx2"]
+
+
 def test_named_records_must_hold_something_for_the_instruction_set(tmp_path: Path) -> None:
     with RecordFile(tmp_path / "r.jsonl", "here") as file:
         file.append(record(workload(), KNOBS, ratio=0.8))
@@ -65,12 +71,10 @@ def test_the_users_records_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_records(None, AVX512VNNI, "f00")[0].fingerprint == "f00"
 
 
-def test_shipped_records_name_knobs_that_exist() -> None:
-    for path in SHIPPED.glob("*.jsonl"):
-        isa = next(isa for isa in ISAS if isa.name == path.stem)
-        for one in read_records(path):
-            assert one.workload.isa == isa.name
-            outputs, inputs = one.workload.shape
-            spec = LinearSpec(outputs, inputs, LinearScheme.parse(one.workload.scheme), rows=1)
-            space = decode_space(spec, isa)
-            assert all(value in space[name] for name, value in one.knobs.items())
+def test_shipped_records_are_found_for_the_instruction_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr(store, "SHIPPED", tmp_path)
+    with RecordFile(tmp_path / "avx512vnni.jsonl", "there") as file:
+        file.append(record(workload(), KNOBS, "there", 0.8))
+    assert [r.fingerprint for r in load_records(None, AVX512VBMI, "here")] == ["there"]
+    assert load_records(None, AVX2, "here") == ()

@@ -132,6 +132,7 @@ def test_hidden_of_an_encoder_counts_positions_and_defaults_to_token_types_of_ze
     interpreter = Interpreter(ir.Model(graph, ir_version=11))
     word, kind, place = (tables[name].const_value.numpy() for name in ("words", "kinds", "places"))
     np.testing.assert_allclose(interpreter.hidden([4, 9]), word[[4, 9]] + kind[[0, 0]] + place[[0, 1]])
+    assert interpreter.feeds([4, 9])["token_type_ids"].tolist() == [[0, 0]]
     np.testing.assert_allclose(interpreter.hidden([4, 9], [1, 2]), word[[4, 9]] + kind[[1, 2]] + place[[0, 1]])
     with pytest.raises(UsageError, match="the graph has no output 'logits'"):
         interpreter.logits([4, 9])

@@ -41,11 +41,7 @@ class Interpreter(GraphRunner):
         """An encoder's hidden states [n, width] float32 of ``ids`` int [n]; token types are zeros unless given."""
         import torch
 
-        checked = self._checked(ids)
-        feeds = self._positioned(checked, 0)
-        if "token_type_ids" in self.inputs:
-            types = np.zeros(len(checked)) if token_types is None else np.asarray(token_types)
-            feeds["token_type_ids"] = torch.from_numpy(types.astype(np.int64))[None]
+        feeds = self.feeds(ids, token_types)
         with torch.no_grad():
             output = self.run(feeds, (self._require_output("hidden"),))["hidden"]
         return _to_numpy(output[0])
@@ -75,9 +71,19 @@ class Interpreter(GraphRunner):
             if value.name.startswith("past.")
         }
 
-    def feeds(self, ids: npt.ArrayLike) -> Tensors:
-        """The graph's inputs for a whole sequence ``ids`` int [n] after an empty past, for ``run``."""
-        return {**self._positioned(self._checked(ids), 0), **self.empty_past()}
+    def feeds(self, ids: npt.ArrayLike, token_types: npt.ArrayLike | None = None) -> Tensors:
+        """The graph's inputs for a whole sequence ``ids`` int [n] after an empty past, for ``run``.
+
+        Token types, where the graph has them, are zeros unless given.
+        """
+        import torch
+
+        checked = self._checked(ids)
+        feeds = {**self._positioned(checked, 0), **self.empty_past()}
+        if "token_type_ids" in self.inputs:
+            types = np.zeros(len(checked)) if token_types is None else np.asarray(token_types)
+            feeds["token_type_ids"] = torch.from_numpy(types.astype(np.int64))[None]
+        return feeds
 
     def _step(self, ids: Ids, past: Tensors, *, last_only: bool, cached: bool) -> tuple[Floats, Tensors]:
         import torch

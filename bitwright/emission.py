@@ -19,7 +19,7 @@ from bitwright.codegen.step.schedule import Schedule, Task, schedule
 from bitwright.errors import UsageError
 from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
-from bitwright.program import CACHE_BLOCK, Parameter, Program
+from bitwright.program import Parameter, Program
 from bitwright.runs import MixedScheme
 from bitwright.scheme import CacheScheme
 from bitwright.target import Target
@@ -211,12 +211,11 @@ def cache_bytes_per_token(program: Program, plan: Plan) -> int:
 
 def _state(program: Program, plan: Plan) -> Iterator[tuple[str, tuple[int, ...], str]]:
     """Name, shape and dtype of each cache tensor, in the order of the functions' state tuple."""
-    for i, shape in enumerate(program.caches):
-        keys = (shape.kv_heads, program.capacity // CACHE_BLOCK, shape.head_dim, CACHE_BLOCK)
-        values = (shape.kv_heads, program.capacity, shape.value_dim)
-        for letter, extents in (("k", keys), ("v", values)):
-            scheme = plan.schemes[f"layer.{i}.{letter}_cache"]
-            yield f"{letter}_cache.{i}", extents, f"float{scheme.bits}"  # type: ignore[union-attr]
+    from bitwright.passes.caches import cache_specs
+
+    for i, cache in enumerate(cache_specs(program, plan)):
+        for tensor in (cache.keys, cache.values):
+            yield f"{tensor.name}.{i}", tensor.shape, tensor.dtype
 
 
 def _summary(plan: Plan) -> dict[str, str]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bitwright.options import Options
-from bitwright.scheme import LinearScheme, WeightScheme
+from bitwright.scheme import LinearScheme
 from bitwright.site import Site
 from bitwright.target import Target
 
+_PACKED = {letter: re.compile(letter + r"(?P<bits>\d+)(?:g(?P<group>\d+)|row)") for letter in "uckv"}
 # Sorts a whole row behind every group size.
 MANY = 1 << 30
 
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One site; ``schemes``: names of the symmetric weight schemes that are legal for it (caches: storage)."""
+    """One site; ``schemes``: names of the (symmetric) schemes that are legal for it."""
 
     site: Site
     schemes: tuple[str, ...]
@@ -34,18 +36,18 @@ class SiteReport:
     @property
     def summary(self) -> str:
         """The schemes in short: widths, then groups, then floats; ``u2/3/4 in g32 g64 row, c3/4 in g32, f16, f32``."""
-        kinds = {letter: [name for name in self.schemes if name.startswith(letter)] for letter in "uc"}
-        others = [name for name in self.schemes if name[0] not in kinds]
+        kinds = {letter: [name for name in self.schemes if _PACKED[letter].fullmatch(name)] for letter in _PACKED}
+        others = [name for name in self.schemes if not any(name in names for names in kinds.values())]
         packed = [text for letter, names in kinds.items() if names for text in _in_short(letter, names)]
         return ", ".join([*packed, *others])
 
 
 def _in_short(letter: str, names: list[str]) -> list[str]:
     """Widths and groups of one kind of scheme, if every width has every group; else the names."""
-    schemes = [WeightScheme.parse(name) for name in names]
-    groups = sorted({w.group for w in schemes}, key=lambda group: group or MANY)
-    widths = sorted({w.bits for w in schemes})
-    if len(schemes) != len(groups) * len(widths):
+    found = [match for name in names if (match := _PACKED[letter].fullmatch(name)) is not None]
+    groups = sorted({int(match["group"] or 0) for match in found}, key=lambda group: group or MANY)
+    widths = sorted({int(match["bits"]) for match in found})
+    if len(found) != len(groups) * len(widths):
         return names
     return [f"{letter}{'/'.join(map(str, widths))} in {' '.join(f'g{g}' if g else 'row' for g in groups)}"]
 
@@ -88,7 +90,7 @@ def inspect_model(
     """
     from bitwright import pipeline
     from bitwright.codegen.isa import select_isa
-    from bitwright.passes.legality import legal_weights
+    from bitwright.passes.legality import legal_caches, legal_weights
 
     tell = progress or (lambda _: None)
     machine = Target.parse(target)
@@ -97,12 +99,8 @@ def inspect_model(
     program = pipeline.sites_of(imported, Options(context=context), tell)
     reports = []
     for site in program.sites:
-        names = (
-            tuple(w.name for w in legal_weights(site, isa))
-            if site.weight
-            else (f"{site.kind[0]}16", f"{site.kind[0]}32")
-        )
-        reports.append(SiteReport(site, names))
+        legal = legal_weights(site, isa) if site.weight else legal_caches(site)
+        reports.append(SiteReport(site, tuple(scheme.name for scheme in legal)))
     matrices = [report.site for report in reports if report.site.weight]
     return Inspection(
         imported.name,

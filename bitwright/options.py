@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from bitwright.errors import UsageError
 from bitwright.plan import Plan
-from bitwright.scheme import LinearScheme
+from bitwright.scheme import CacheScheme, LinearScheme
 
 DEFAULT_SCHEME = "u4g32a8"
 DEFAULT_CONTEXT = 2048
@@ -28,7 +28,8 @@ class Options:
         scheme: of every linear layer, when there is no plan.
         table: of embedding and lm_head, when there is no plan; None: the same as ``scheme``.
         cache_bits: 16 or 32, when there is no plan; None: 32 for ``f32``, else 16.
-        plan: schemes by site, instead of the three above.
+        keys, values: of the K and of the V caches, when there is no plan; None: floats of ``cache_bits``.
+        plan: schemes by site, instead of all above.
         quantizer: how weights become codes.
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
@@ -43,6 +44,8 @@ class Options:
     scheme: LinearScheme = LinearScheme.parse(DEFAULT_SCHEME)  # noqa: RUF009 - a frozen value
     table: LinearScheme | None = None
     cache_bits: int | None = None
+    keys: CacheScheme | None = None
+    values: CacheScheme | None = None
     plan: Plan | None = None
     quantizer: QuantizerName = "rtn"
     calibration: Path | None = None
@@ -72,17 +75,39 @@ class Options:
 
     def describe(self) -> str:
         """The resolved options in one line."""
-        schemes = "by plan" if self.plan else f"linear layers {self.scheme}, table {self.table or self.scheme}"
+        given = [str(scheme) for scheme in (self.keys, self.values) if scheme is not None]
+        caches = f", caches {' '.join(given)}" if given else ""
+        schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
+        schemes = "by plan" if self.plan else schemes
         return (
             f"{schemes}, quantizer {self.quantizer}, target {self.target}, context {self.context or 'default'}, "
             f"chunk {self.chunk}"
         )
 
 
+def parse_caches(text: str) -> dict[str, CacheScheme]:
+    """``k=k8g32,v=v4g32`` as schemes by ``k`` and ``v``; ``k=u8g32`` says the same, and either may be left out.
+
+    Raises:
+        UsageError: something else, or one of the two named twice.
+    """
+    schemes: dict[str, CacheScheme] = {}
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        letter, _, name = part.rpartition("=")
+        scheme = CacheScheme.parse(letter + name[1:] if letter in ("k", "v") and name[:1] == "u" else name)
+        if scheme.tensor in schemes or letter not in ("", scheme.tensor):
+            raise UsageError(
+                f"'{part}' does not say what the caches are", where="--kv", limit="k=SCHEME,v=SCHEME, each once"
+            )
+        schemes[scheme.tensor] = scheme
+    return schemes
+
+
 def make_options(
     *,
     scheme: str | None = None,
     table: str | None = None,
+    kv: str | None = None,
     kv_bits: int | None = None,
     plan: str | Path | None = None,
     quantizer: str = "rtn",
@@ -101,17 +126,20 @@ def make_options(
         UsageError: a scheme, target or number that makes no sense, or a plan together with schemes.
         InputError: the plan cannot be read.
     """
-    given = {"--scheme": scheme, "--table": table, "--kv-bits": kv_bits}
+    given = {"--scheme": scheme, "--table": table, "--kv": kv, "--kv-bits": kv_bits}
     if plan is not None and any(value is not None for value in given.values()):
         raise UsageError(
             "a plan and schemes were given",
             where=", ".join(name for name, value in given.items() if value is not None),
             remedy="edit the plan, or leave --plan out",
         )
+    caches = parse_caches(kv or "")
     return Options(
         scheme=LinearScheme.parse(DEFAULT_SCHEME if scheme is None else scheme),
         table=None if table is None else LinearScheme.parse(table),
         cache_bits=kv_bits,
+        keys=caches.get("k"),
+        values=caches.get("v"),
         plan=None if plan is None else Plan.read(Path(plan)),
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=None if calibration is None else Path(calibration),

@@ -216,6 +216,8 @@ def _uniform(program: Program, imported: ImportedModel, options: Options, target
         options.scheme,
         table=options.table,
         cache_bits=options.cache_bits or (32 if single else 16),
+        keys=options.keys,
+        values=options.values,
         model=imported.digest,
         target=target.fingerprint,
     )

@@ -138,14 +138,22 @@ def uniform_plan(
     *,
     table: LinearScheme | None,
     cache_bits: int,
+    keys: CacheScheme | None = None,
+    values: CacheScheme | None = None,
     model: str,
     target: str,
 ) -> Plan:
-    """The same scheme everywhere: ``scheme`` for linear layers, ``table`` (default: the same) for embedding/lm_head."""
+    """The same scheme everywhere.
+
+    Args:
+        scheme: of linear layers.
+        table: of embedding and lm_head; None: ``scheme``.
+        cache_bits: 16 or 32, for the caches that ``keys`` and ``values`` leave open.
+        keys, values: of the K and of the V caches.
+    """
     schemes: dict[str, Scheme] = {}
+    caches = {"k_cache": keys or CacheScheme("k", cache_bits), "v_cache": values or CacheScheme("v", cache_bits)}
     for site in sites:
-        if site.kind in ("k_cache", "v_cache"):
-            schemes[site.name] = CacheScheme(site.kind[0], cache_bits)  # type: ignore[arg-type]  # checked at birth
-        else:
-            schemes[site.name] = (table or scheme) if site.kind == "table" else scheme
+        weight = (table or scheme) if site.kind == "table" else scheme
+        schemes[site.name] = caches.get(site.kind, weight)
     return Plan(schemes, model, target, {"strategy": "uniform"})

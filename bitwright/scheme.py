@@ -11,6 +11,8 @@ A scheme prints and parses as a short name:
 ``a8``     activations quantized to int8 at run time, one scale per token and weight group
 ``a16``    activations quantized the same way to 16 bits (floating point where the weights are)
 ``k16``    a K cache in half precision (``k32``: single); ``v16``, ``v32`` likewise for V
+``k4g32``  a K cache of 4-bit codes: in every token, 32 elements of a head share a scale and a zero point
+``v3row``  a V cache of 3-bit codes with one scale and zero point per token and head
 ========== =====================================================================================================
 
 A linear layer's scheme is a weight scheme followed by an activation scheme: ``u4g32a8``.
@@ -34,7 +36,8 @@ CODEBOOK_BYTES = 64
 
 _WEIGHT = re.compile(r"(?P<kind>[uc])(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))(?P<zero>z?)|f(?P<float>\d+)")
 _ACTIVATION = re.compile(r"a(?P<bits>\d+)")
-_CACHE = re.compile(r"(?P<tensor>[kv])(?P<bits>\d+)")
+_CACHE = re.compile(r"(?P<tensor>[kv])(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))?")
+CACHE_GROUPS = (16, 32, 64, 128)
 
 _EXAMPLES = "u4g32a8, u4g32za16, u3g64a8, u8rowa8, c4g32a8, f16, f32"
 
@@ -206,32 +209,63 @@ class LinearScheme:
 
 @dataclass(frozen=True, order=True)
 class CacheScheme:
-    """Storage of one layer's K or V cache."""
+    """Storage of one layer's K or V cache.
+
+    Attributes:
+        tensor: ``k`` or ``v``.
+        bits: 16 or 32 for floats; else the width of one code.
+        group: elements of a token's head that share a scale and a zero point; 0 means the whole head (and floats).
+    """
 
     tensor: Literal["k", "v"]
-    bits: Literal[16, 32] = 16
+    bits: int = 16
+    group: int = 0
 
     def __post_init__(self) -> None:
-        if self.tensor not in ("k", "v") or self.bits not in (16, 32):
-            raise UsageError(
-                f"'{self.name}' is not a cache scheme",
-                limit="caches are stored as k16/v16 (half) or k32/v32 (single)",
-                remedy="packed caches are not implemented yet",
-            )
+        known = (self.bits in BITS and self.group in (0, *CACHE_GROUPS)) or (self.bits in (16, 32) and not self.group)
+        if self.tensor not in ("k", "v") or not known:
+            raise _no_cache_scheme(self.name)
 
     @classmethod
     def parse(cls, text: str) -> CacheScheme:
         match = _CACHE.fullmatch(text.strip())
-        if not match:
-            raise UsageError(f"'{text}' is not a cache scheme", limit="k16, k32, v16 or v32", remedy="use k16")
-        return cls(match["tensor"], int(match["bits"]))  # type: ignore[arg-type]  # __post_init__ checks the values
+        if not match or (int(match["bits"]) in BITS) != bool(match["group"] or match["row"]):
+            raise _no_cache_scheme(text)
+        if match["row"] is None and match["group"] is not None and int(match["group"]) == 0:
+            raise _no_cache_scheme(text)
+        return cls(match["tensor"], int(match["bits"]), int(match["group"] or 0))  # type: ignore[arg-type]  # k or v
 
     @property
     def name(self) -> str:
-        return f"{self.tensor}{self.bits}"
+        if self.bits in (16, 32):
+            return f"{self.tensor}{self.bits}"
+        return f"{self.tensor}{self.bits}{f'g{self.group}' if self.group else 'row'}"
 
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def is_float(self) -> bool:
+        return self.bits >= 16
+
+    def groups(self, head_dim: int) -> int:
+        """Scales of one head of one token."""
+        return head_dim // self.group if self.group else 1
+
     def bytes_per_token(self, heads: int, head_dim: int) -> int:
-        return heads * head_dim * self.bits // 8
+        """Exact bytes of one token, all heads: codes, scales (half precision) and zero points (one byte)."""
+        if self.is_float:
+            return heads * head_dim * self.bits // 8
+        # Keys of 3 and 5 bits have a plane whose lines hold 32 elements: what is missing is stored as zeros.
+        padding = -head_dim % 32 if self.tensor == "k" and self.bits % 2 else 0
+        codes = (head_dim + padding) * self.bits // 8
+        return heads * (codes + self.groups(head_dim) * (SCALE_BYTES + ZERO_POINT_BYTES))
+
+
+def _no_cache_scheme(text: str) -> UsageError:
+    widths, groups = ", ".join(map(str, BITS)), ", ".join(map(str, CACHE_GROUPS))
+    return UsageError(
+        f"'{text}' is not a cache scheme",
+        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row",
+        remedy="use a name such as k16, k8g32, v4g32 or v4row",
+    )

@@ -21,7 +21,8 @@ def found() -> Inspection:
 def test_schemes_are_those_that_divide(found: Inspection) -> None:
     schemes = {report.site.name: report.schemes for report in found.sites}
     assert "u4g32" in schemes["layer.0.q"] and "u4g64" not in schemes["layer.0.q"]  # 96 inputs
-    assert schemes["layer.0.k_cache"] == ("k16", "k32")
+    packed = [f"k{bits}{group}" for bits in (2, 3, 4, 5, 6, 8) for group in ("g16", "g32", "row")]  # heads of 32
+    assert schemes["layer.0.k_cache"] == (*packed, "k16", "k32")
 
 
 def test_totals_are_exact_and_only_of_schemes_legal_everywhere(found: Inspection) -> None:
@@ -49,3 +50,5 @@ def test_schemes_in_short() -> None:
     codebooks = ("u2g32", "c3g32", "c3g64", "c4g32", "c4g64", "f16")
     assert SiteReport(site, codebooks).summary == "u2 in g32, c3/4 in g32 g64, f16"
     assert SiteReport(site, ("k16", "k32")).summary == "k16, k32"
+    cache = Site("b", "v_cache", (1, 32))
+    assert SiteReport(cache, ("v2g32", "v2row", "v16")).summary == "v2 in g32 row, v16"

@@ -63,11 +63,11 @@ def _linear(work: Workload, isa: Isa) -> StepKernel:
 def _cache(work: Workload, kv_heads: int, head_dim: int, capacity: int) -> Any:
     from bitwright.codegen.cache import CacheSpec
 
-    found = re.fullmatch(r"(k\d+)(v\d+)", work.scheme)
+    found = re.fullmatch(r"(k\w+?)(v\w+)", work.scheme)
     if found is None:
-        raise UnsupportedError(f"'{work.scheme}' are no caches", where=str(work), limit="such as k16v16")
-    dtypes: list[Any] = [f"float{CacheScheme.parse(name).bits}" for name in found.groups()]
-    return CacheSpec(kv_heads, head_dim, head_dim, capacity, *dtypes)
+        raise UnsupportedError(f"'{work.scheme}' are no caches", where=str(work), limit="such as k16v16 or k4g32v4row")
+    key, value = (CacheScheme.parse(name) for name in found.groups())
+    return CacheSpec(kv_heads, head_dim, head_dim, capacity, key, value)
 
 
 def _attention(work: Workload, isa: Isa) -> StepKernel:
@@ -75,7 +75,7 @@ def _attention(work: Workload, isa: Isa) -> StepKernel:
 
     heads, kv_heads, head_dim, context = work.shape
     cache = _cache(work, kv_heads, head_dim, -(-context // _CAPACITY) * _CAPACITY)
-    spec = AttentionSpec(heads, cache, head_dim**-0.5, rows=1, lanes=isa.lanes, threads=work.threads)
+    spec = AttentionSpec(heads, cache, head_dim**-0.5, rows=1, isa=isa, threads=work.threads)
     return of_team(attention_team_kernel(spec), work.threads, CACHES, position=context - 1)
 
 

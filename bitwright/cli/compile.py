@@ -23,8 +23,12 @@ def command(
     kv_bits: Annotated[
         int | None, typer.Option("--kv-bits", help="Bits of the KV cache, 16 or 32. Default: 16 (32 with f32).")
     ] = None,
+    kv: Annotated[
+        str | None,
+        typer.Option("--kv", help="Packed caches, such as k=k8g32,v=v4g32. What it leaves open has --kv-bits."),
+    ] = None,
     plan: Annotated[
-        Path | None, typer.Option("--plan", help="A plan file instead of --scheme, --table and --kv-bits.")
+        Path | None, typer.Option("--plan", help="A plan file instead of --scheme, --table, --kv and --kv-bits.")
     ] = None,
     quantizer: Annotated[
         str, typer.Option("--quantizer", help="rtn (nearest), clip, gptq or auto, from fastest to best.")
@@ -58,6 +62,7 @@ def command(
     options = make_options(
         scheme=scheme,
         table=table,
+        kv=kv,
         kv_bits=kv_bits,
         plan=plan,
         quantizer=quantizer,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from bitwright.codegen.cache_layout import why_no_packed_cache
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear import linear_spec, why_illegal
 from bitwright.errors import UnsupportedError
 from bitwright.plan import Plan
 from bitwright.runs import Scheme
-from bitwright.scheme import BITS, CODEBOOK_BITS, GROUPS, CacheScheme, LinearScheme, WeightScheme
+from bitwright.scheme import BITS, CACHE_GROUPS, CODEBOOK_BITS, GROUPS, CacheScheme, LinearScheme, WeightScheme
 from bitwright.site import Site
 
 SHOWN = 8
@@ -16,7 +19,7 @@ SHOWN = 8
 def reason(site: Site, scheme: Scheme, isa: Isa) -> str | None:
     """None if ``site`` can be compiled with ``scheme``, else why not."""
     if isinstance(scheme, CacheScheme):
-        return None
+        return why_no_packed_cache(scheme, site.shape[1])
     return why_illegal(linear_spec(scheme, *site.shape, bias=site.bias), isa)
 
 
@@ -37,7 +40,7 @@ def check_legal(plan: Plan, sites: tuple[Site, ...], isa: Isa) -> None:
     raise UnsupportedError(
         f"{len(found)} of {len(sites)} sites have no kernel for their scheme on {isa.name}",
         where=shown,
-        remedy="choose a group size that divides the inputs (bitwright inspect lists the legal schemes), or f16",
+        remedy="choose a group size that divides the inputs (bitwright inspect lists the legal schemes), or 16 bits",
     )
 
 
@@ -51,3 +54,11 @@ def weight_schemes() -> list[WeightScheme]:
     uniform = [WeightScheme("uniform", bits, group) for bits in BITS for group in (*GROUPS, 0)]
     codebook = [WeightScheme("codebook", bits, group) for bits in CODEBOOK_BITS for group in (*GROUPS, 0)]
     return [*uniform, *codebook, WeightScheme("float", 16), WeightScheme("float", 32)]
+
+
+def legal_caches(site: Site) -> list[CacheScheme]:
+    """Every scheme that a cache ``site`` can have, narrowest first, then 16 and 32 bits."""
+    letter: Any = site.kind[0]
+    packed = [CacheScheme(letter, bits, group) for bits in BITS for group in (*CACHE_GROUPS, 0)]
+    candidates = [*packed, CacheScheme(letter, 16), CacheScheme(letter, 32)]
+    return [scheme for scheme in candidates if why_no_packed_cache(scheme, site.shape[1]) is None]

@@ -18,9 +18,9 @@ from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.team import TeamKernel
 from bitwright.passes.base import rewrite, with_event
+from bitwright.passes.caches import cache_specs
 from bitwright.passes.lowerings import LOWERINGS, RELAX_LOWERINGS, Lowering
 from bitwright.program import Program
-from bitwright.scheme import CacheScheme
 
 # Relax operators that cost nothing at run time or are views.
 _FREE = ("relax.reshape",)
@@ -45,16 +45,17 @@ class Lower:
         kernels: dict[Any, Any] = {}
         teams: dict[str, TeamKernel] = {}
         fallbacks: set[tuple[str, str]] = set()
-        cache_dtypes = _cache_dtypes(program)
+        caches = cache_specs(program, program.plan)
+        stored = {f"{t.name}.{i}": t for i, cache in enumerate(caches) for t in (cache.keys, cache.values)}
 
         def retype(variable: Any) -> Any:
-            dtype = cache_dtypes.get(variable.name)
-            if dtype is None:
+            tensor = stored.get(variable.name)
+            if tensor is None:
                 return variable
-            return relax.Var(variable.name, relax.TensorType(list(variable.ty.shape.values), dtype))
+            return relax.Var(variable.name, relax.TensorType(list(tensor.shape), tensor.dtype))
 
         def visit(rewriter: Any, variable: Any, value: Any) -> Any:
-            lowering = Lowering(rewriter, value, self.isa, self.threads, kernels, teams, self.schedules)
+            lowering = Lowering(rewriter, value, self.isa, self.threads, caches, kernels, teams, self.schedules)
             name = relax_ops.name_of(value)
             if name is not None:
                 return LOWERINGS[name](lowering)
@@ -69,16 +70,3 @@ class Lower:
         module = rewrite(program.module, visit, retype=retype)
         lowered = replace(program, module=module, team_kernels=teams)
         return with_event(lowered, self.name, kernels=len(kernels), left_to_tvm=len(fallbacks))
-
-
-def _cache_dtypes(program: Program) -> dict[str, str]:
-    """dtype of each state variable, from the cache schemes of the sites."""
-    if program.plan is None:
-        return {}
-    found = {}
-    for site in program.sites:
-        scheme = program.plan.schemes[site.name]
-        if isinstance(scheme, CacheScheme):
-            layer = site.name.split(".")[1]
-            found[f"{site.kind}.{layer}"] = f"float{scheme.bits}"
-    return found

@@ -27,7 +27,6 @@ from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
-from bitwright.program import CACHE_BLOCK
 from bitwright.runs import parse_weights
 
 # TVM's pattern kind of functions that are not fused with others.
@@ -43,6 +42,7 @@ class Lowering:
         call: the call, operands in place.
         isa: what kernels are generated for.
         threads: how many threads long work is divided among.
+        caches: what each layer's K and V are stored as.
         kernels: spec to global variable, shared by the module's functions.
         teams: kernels that a team of threads can share, by the name of their function.
         schedules: chooses the knobs of linear kernels.
@@ -52,6 +52,7 @@ class Lowering:
     call: Any
     isa: Isa
     threads: int
+    caches: tuple[CacheSpec, ...]
     kernels: dict[Any, Any]
     teams: dict[str, TeamKernel]
     schedules: Schedules = default_schedule
@@ -154,11 +155,7 @@ def _rope(at: Lowering) -> Any:
 def _attention(at: Lowering) -> Any:
     """Append to the caches in place, then attend: the attention reads the appended caches, which orders the two."""
     q, k, v, k_cache, v_cache, position = at.call.args
-    kv_heads, head_dim = (int(d) for d in (k_cache.ty.shape.values[0], k_cache.ty.shape.values[2]))
-    capacity = int(k_cache.ty.shape.values[1]) * CACHE_BLOCK
-    value_dim = int(v_cache.ty.shape.values[2])
-    dtypes: list[Any] = [str(tensor.ty.dtype) for tensor in (k_cache, v_cache)]
-    cache = CacheSpec(kv_heads, head_dim, value_dim, capacity, *dtypes)
+    cache = at.caches[int(at.attribute("layer"))]
     append = AppendSpec(cache, at.rows, at.isa.lanes)
     start = position.ty.values[0]
     written = at.rewriter.emit(
@@ -177,7 +174,7 @@ def _attention(at: Lowering) -> Any:
         float(at.attribute("softcap")),
         int(at.attribute("window")),
         at.rows,
-        at.isa.lanes,
+        at.isa,
         at.threads,
     )
     build = attention_team_kernel if at.rows else build_attention

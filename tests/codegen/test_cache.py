@@ -8,6 +8,7 @@ import pytest
 from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
 from bitwright.codegen.reference.attention import pack_keys, pack_values
 from bitwright.errors import UnsupportedError
+from bitwright.scheme import CacheScheme
 
 from .harness import call
 
@@ -20,12 +21,13 @@ RNG = np.random.default_rng(3)
 def test_appends_in_place(
     heads: int, head_dim: int, value_dim: int, key_dtype: str, value_dtype: str, rows: int | None
 ) -> None:
-    cache = CacheSpec(heads, head_dim, value_dim, 64, key_dtype, value_dtype)  # type: ignore[arg-type]
+    key, value = CacheScheme("k", 16 if key_dtype == "float16" else 32), CacheScheme("v", 16)
+    cache = CacheSpec(heads, head_dim, value_dim, 64, key, value)
     spec = AppendSpec(cache, rows=rows)  # type: ignore[arg-type]
     keys = RNG.standard_normal((64, heads, head_dim)).astype("float32")
     values = RNG.standard_normal((64, heads, value_dim)).astype("float32")
-    k_cache = np.full(cache.key_shape, np.nan, key_dtype)
-    v_cache = np.full(cache.value_shape, np.nan, value_dtype)
+    k_cache = np.full(cache.keys.shape, np.nan, key_dtype)
+    v_cache = np.full(cache.values.shape, np.nan, value_dtype)
     pos = 0
     for n in (1, 1, 1) if rows else (1, 16, 14, 33):  # across block borders, to the last token of the capacity
         k, v = (a[pos : pos + n].reshape(n, -1) for a in (keys, values))
@@ -38,7 +40,7 @@ def test_appends_in_place(
 def test_large_append_goes_parallel_and_writes_the_same() -> None:
     cache = CacheSpec(4, 64, 64, 512)
     keys, values = RNG.standard_normal((2, 500, 4, 64)).astype("float32")
-    empty = np.full(cache.key_shape, np.nan, "float16"), np.full(cache.value_shape, np.nan, "float16")
+    empty = np.full(cache.keys.shape, np.nan, "float16"), np.full(cache.values.shape, np.nan, "float16")
     inputs = keys.reshape(500, -1), values.reshape(500, -1), *empty
     k_cache, v_cache = call(build_cache_append, AppendSpec(cache), *inputs, 0, outputs=(2, 3))
     np.testing.assert_array_equal(k_cache, pack_keys(keys, 512, "float16", np.nan))

@@ -39,8 +39,8 @@ def build_module(typed: bool = True) -> Any:
     k = relax.Var("k", relax.TensorType([n, 32], "float32"))
     v = relax.Var("v", relax.TensorType([n, 32], "float32"))
     pos = relax.Var("pos", relax.ShapeType([p]))
-    key_type = relax.TensorType(CACHE.key_shape, CACHE.key_dtype)
-    value_type = relax.TensorType(CACHE.value_shape, CACHE.value_dtype)
+    key_type = relax.TensorType(CACHE.keys.shape, CACHE.keys.dtype)
+    value_type = relax.TensorType(CACHE.values.shape, CACHE.values.dtype)
     types = [key_type, value_type] * LAYERS
     state = relax.Var("state", relax.TupleType(types) if typed else relax.ObjectType())
 
@@ -86,7 +86,7 @@ def test_state_is_written_in_place_across_calls(main: Any) -> None:
     rng = np.random.default_rng(0)
     q = rng.standard_normal((40, 4, 16)).astype("float32")
     k, v = rng.standard_normal((2, 40, 2, 16)).astype("float32")
-    empty = np.full(CACHE.key_shape, np.nan, "float16"), np.full(CACHE.value_shape, np.nan, "float16")
+    empty = np.full(CACHE.keys.shape, np.nan, "float16"), np.full(CACHE.values.shape, np.nan, "float16")
     tensors = [tvm.runtime.tensor(a) for a in empty * LAYERS]
     addresses = [np.from_dlpack(t).ctypes.data for t in tensors]
     outputs, done = [], 0
@@ -114,7 +114,7 @@ def test_no_copy_of_the_cache_is_made(typed: bool) -> None:
     code = tvm.compile(build_module(typed), target=read_host_target(THREADS)).as_text()
     calls = [line.split()[1] for line in code.splitlines() if line.strip().startswith("call ")]
     assert calls.count("vm.builtin.alloc_tensor") == LAYERS + (LAYERS - 1)
-    assert calls.count("cache_append_2x16") == calls.count("attention_4x16") == LAYERS
+    assert calls.count("cache_append_2x16_k16_v16") == calls.count("attention_4on2x16_k16_v16") == LAYERS
     assert not [name for name in calls if "copy" in name]
     checked = calls.count("vm.builtin.check_tensor_info")
     assert checked == 3 + (2 * LAYERS if typed else 0)  # q, k, v

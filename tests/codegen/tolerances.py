@@ -28,3 +28,7 @@ ELEMENTWISE = Tolerance(5e-7, 5e-7)
 
 ATTENTION = Tolerance(1e-5, 1e-5)
 """Scores up to 20 carry 1e-6 absolute error each, which the exponential turns into relative error of weights."""
+
+ROUNDED_WEIGHTS = Tolerance(5e-4, 1e-5)
+"""Weights are rounded to steps of (largest of the chunk) / 16383, coarser where scales differ: by up to 2e-5 each, in
+random directions, which over 300 tokens with values up to 5 adds to 4e-4."""

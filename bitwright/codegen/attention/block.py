@@ -126,13 +126,22 @@ class Keys:
         key: (block, d, first lane, lanes) -> float32 lanes of keys: element d of tokens block * 16 + first lane ...
         blocks: key blocks that exist; a block index is clamped below it before ``key`` is asked.
         value: (token, offset, lanes) -> float32 lanes of a value row.
+        prepare: (first, end) -> None: emits what makes keys and values ``first .. end-1``, a chunk, readable.
         ahead: prefetches, for kernels that wait for memory; None for those that compute.
+        score: (block, first, tokens) -> None: computes the scores of a chunk, instead of products with ``key``.
+        accumulate: (block, first, tokens, known) -> None: adds the weighted values of a chunk whose first ``known``
+            tokens exist, instead of those of ``value``.
+        align: a chunk's ``first`` is a multiple of it; whole runs of so many tokens are scored and accumulated.
     """
 
     key: Callable[[Any, Any, int, int], Any]
     blocks: Any
     value: Callable[[Any, Any, int], Any]
+    prepare: Callable[[Any, Any], None] | None = None
     ahead: Ahead | None = None
+    score: Callable[[Block, Any, Any], None] | None = None
+    accumulate: Callable[[Block, Any, Any, Any], None] | None = None
+    align: int = BLOCK
 
 
 @dataclass(frozen=True)
@@ -157,13 +166,14 @@ class Block:
         self.query = T.alloc_buffer((tile.groups, head_dim, tile.rows), "float32")
         self.scores = T.alloc_buffer((total, tile.chunk), "float32")
         self.top = T.alloc_buffer((total,), "float32")
+        self.peak = T.alloc_buffer((total,), "float32")
         self.total = T.alloc_buffer((total,), "float32")
         self.output = T.alloc_buffer((total, value_dim), "float32")
 
     def start(self, rows: Any, query: Callable[[Any, Any], Any]) -> Any:
         """Fill the state for ``rows`` rows whose elements are ``query(row, d)``; returns the register tiles in use."""
         tile = self.tile
-        groups = T.Bind(ceildiv(rows, tile.rows))
+        groups = self.clear(rows)
         with loop(rows) as r:
             group, lane = T.floordiv(r, T.int64(tile.rows)), T.floormod(r, T.int64(tile.rows))
             with loop(self.head_dim) as d:
@@ -173,6 +183,12 @@ class Block:
             group, lane = T.floordiv(r, T.int64(tile.rows)), T.floormod(r, T.int64(tile.rows))
             with loop(self.head_dim) as d:
                 T.buffer_store(self.query, T.float32(0), [group, d, lane])
+        return groups
+
+    def clear(self, rows: Any) -> Any:
+        """Start ``rows`` rows whose scores the keys compute by themselves; returns the register tiles in use."""
+        tile = self.tile
+        groups = T.Bind(ceildiv(rows, tile.rows))
         with loop(groups * tile.rows) as r:
             T.buffer_store(self.top, T.float32(LOWEST), [r])
             T.buffer_store(self.total, T.float32(0), [r])
@@ -180,18 +196,26 @@ class Block:
         return groups
 
     def visit(self, keys: Keys, rows: Any, groups: Any, allowed: Range, first: Any, end: Any) -> None:
-        """Advance ``rows`` rows over keys ``first .. end-1``: at most a chunk, ``first`` a multiple of 16.
+        """Advance ``rows`` rows over keys ``first .. end-1``: at most a chunk, ``first`` a multiple of ``keys.align``.
 
         ``end`` is at most ``allowed.end`` of the last row.
         """
-        blocks = T.Bind(ceildiv(end - first, BLOCK))
+        blocks = T.Bind(ceildiv(end - first, keys.align) * (keys.align // BLOCK))
         tokens = T.Bind(blocks * BLOCK)
-        self._score(keys, groups, first, blocks, end)
+        if keys.prepare is not None:
+            keys.prepare(first, end)
+        if keys.score is not None:
+            keys.score(self, first, tokens)
+        else:
+            self._score(keys, groups, first, blocks, end)
         if self.softcap:
             self._cap(rows, tokens)
         self._mask(rows, allowed, first, tokens)
         with loop(rows) as r:
-            self._softmax(r, tokens)
+            self._softmax(r, tokens, keys.accumulate is not None)
+        if keys.accumulate is not None:
+            keys.accumulate(self, first, tokens, end - first)
+            return
         read_from: Any = T.int64(0)
         if allowed.first is not None:
             read_from = T.Bind(T.max(allowed.first(T.int64(0)) - first, T.int64(0)))
@@ -270,14 +294,18 @@ class Block:
                     value = T.Select(index >= T.broadcast(begin, lanes), value, splat(LOWEST, lanes))
                 store(self.scores, value, [r, step * lanes], lanes)
 
-    def _softmax(self, r: Any, tokens: Any) -> None:
+    def _softmax(self, r: Any, tokens: Any, with_peak: bool) -> None:
+        """Scores to probabilities (not yet divided by their sum); ``with_peak`` stores the largest of them."""
         lanes = self.tile.lanes
         steps = T.Bind(T.floordiv(tokens, T.int64(lanes)))
         state = Registers(1, vector("float32", lanes))
         state[0] = load(self.scores, [r, T.int64(0)], lanes)
         with loop(steps - 1, start=T.int64(1)) as step:
             state[0] = T.max(state[0], load(self.scores, [r, step * lanes], lanes))
-        top = hold(T.max(reduce_lanes(state[0], lanes, maximum), self.top[r]))
+        highest = hold(reduce_lanes(state[0], lanes, maximum))
+        top = hold(T.max(highest, self.top[r]))
+        if with_peak:
+            T.buffer_store(self.peak, exp(highest - top, 1, nonpositive=True), [r])
         keep = exp(self.top[r] - top, 1, nonpositive=True)
         state[0] = splat(0.0, lanes)
         with loop(steps) as step:
@@ -290,7 +318,8 @@ class Block:
         def fade(offset: Any, piece: int) -> None:
             store(self.output, load(self.output, [r, offset], piece) * splat(keep, piece), [r, offset], piece)
 
-        for_spans(self.value_dim, lanes, fade)
+        with T.If(keep < T.float32(1)), T.Then():
+            for_spans(self.value_dim, lanes, fade)
 
     def _accumulate(self, keys: Keys, groups: Any, first: Any, begin: Any, end: Any, last: Any) -> None:
         """Add the weighted values of tokens ``first + begin .. first + end - 1``; ``last``: the block's last key."""

@@ -12,9 +12,13 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.attention.block import Ahead, Block, Keys, Range, Tile, ceildiv
+from bitwright.codegen.attention.integer_keys import IntegerKeys
+from bitwright.codegen.attention.integer_values import IntegerValues
+from bitwright.codegen.attention.source import align_down
 from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.builder import Registers, load, loop, prefetch, store, vector
-from bitwright.codegen.cache import BLOCK
+from bitwright.codegen.cache import BLOCK, CacheSpec
+from bitwright.codegen.cache_layout import TOKENS
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.team import THREADS, Phase, TeamKernel, share
 from bitwright.codegen.vectormath import LOWEST, exp, for_spans, hold, load_float, spans, splat
@@ -22,6 +26,8 @@ from bitwright.codegen.vectormath import LOWEST, exp, for_spans, hold, load_floa
 CHUNK = 64
 """Keys of a chunk. Small enough that its keys and values and the prefetched next ones share L1: measured, 64 beats 128
 by a quarter from DRAM and is within 2 % of 512 in cache."""
+PACKED_CHUNK_BYTES = 10 * 1024
+"""Bytes of a chunk of packed caches, for the same reason: what is done once per chunk asks for more than 64 keys."""
 LINE_BYTES = 64
 MERGED_VECTORS = 8
 """Vectors of one head's output that are merged in one pass over the threads."""
@@ -34,8 +40,8 @@ def attention_team_kernel(spec: AttentionSpec) -> TeamKernel:
         spec.name,
         arguments=(
             TensorSpec("q", "float32", (1, spec.heads * cache.head_dim)),
-            TensorSpec("k_cache", cache.key_dtype, cache.key_shape),
-            TensorSpec("v_cache", cache.value_dtype, cache.value_shape),
+            cache.keys,
+            cache.values,
             TensorSpec("pos", "int64", ()),
             TensorSpec("y", "float32", (1, width)),
         ),
@@ -55,32 +61,26 @@ def attention_team_kernel(spec: AttentionSpec) -> TeamKernel:
 def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: Any, threads: Any) -> None:
     """What one thread's run of (head, chunk) pairs adds up to; heads it does not touch come out as empty sums."""
     cache, group = spec.cache, spec.group
-    tile = Tile.fit(group, spec.lanes, CHUNK)
-    key_cache, value_cache = buffers["k_cache"], buffers["v_cache"]
+    tile = Tile.fit(group, spec.lanes, _chunk(cache))
     end = T.Bind(buffers["pos"] + 1)
     seen = T.Bind(T.max(end - spec.window, T.int64(0)) if spec.window else T.int64(0))
-    origin = T.Bind(T.floordiv(seen, T.int64(BLOCK)) * BLOCK)
+    origin = T.Bind(align_down(cache, seen))
     chunks = T.Bind(ceildiv(end - origin, tile.chunk))
     allowed = Range(end=lambda _: end, first=(lambda _: seen) if spec.window else None)
     run_start, run_end = (T.Bind(bound) for bound in share(chunks * cache.kv_heads, thread, threads))
     slot = T.int64(thread) if isinstance(thread, int) else thread
     block = Block(tile, cache.head_dim, cache.value_dim, spec.scale, spec.softcap)
+    reader = _Reader(spec, buffers, tile)
     with loop(cache.kv_heads) as head:
         start = T.Bind(T.max(run_start - head * chunks, T.int64(0)))
         stop = T.Bind(T.min(run_end - head * chunks, chunks))
         with T.If(start < stop):
             with T.Then():
-                groups = block.start(
-                    T.int64(group), lambda r, d: buffers["q"][0, (head * group + r) * cache.head_dim + d]
-                )
-                keys = Keys(
-                    key=lambda b, d, lane, n: load_float(key_cache, [head, b, d, T.int64(lane)], n),
-                    blocks=T.int64(cache.capacity // BLOCK),
-                    value=lambda t, offset, n: load_float(value_cache, [head, t, T.int64(offset)], n),
-                    ahead=_ahead(spec, key_cache, value_cache, head),
-                )
+                groups = reader.start(block, head)
+                keys = reader.keys(head)
                 with loop(stop - start, start=start) as chunk:
                     first = T.Bind(origin + chunk * tile.chunk)
+                    reader.more = chunk + 1 < stop
                     block.visit(keys, T.int64(group), groups, allowed, first, T.min(first + tile.chunk, end))
                 with loop(group) as r:
                     at = T.Bind(head * group + r)
@@ -96,6 +96,54 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
                 at = T.Bind(head * group + r)
                 T.buffer_store(buffers["tops"], T.float32(LOWEST), [slot, at])
                 T.buffer_store(buffers["totals"], T.float32(0), [slot, at])
+
+
+def _chunk(cache: CacheSpec) -> int:
+    """Keys of a chunk: 64, or for packed caches that are narrow enough 128."""
+    packed = not cache.is_float and 2 * CHUNK * cache.token_bytes <= PACKED_CHUNK_BYTES * cache.kv_heads
+    return 2 * CHUNK if packed else CHUNK
+
+
+class _Reader:
+    """How a thread reads the caches: packed ones by byte dot products, float ones as floats.
+
+    ``more`` says whether the thread goes on with the head's next chunk.
+    """
+
+    def __init__(self, spec: AttentionSpec, buffers: Mapping[str, Any], tile: Tile) -> None:
+        self.spec, self.buffers = spec, buffers
+        self.more: Any = None
+        cache, isa = spec.cache, spec.isa
+        packed_keys, packed_values = cache.packed_keys, cache.packed_values
+        self._keys = None if packed_keys is None else IntegerKeys(packed_keys, buffers["k_cache"], tile, isa)
+        self._values = None if packed_values is None else IntegerValues(packed_values, buffers["v_cache"], tile, isa)
+
+    def start(self, block: Block, head: Any) -> Any:
+        """Start the rows of a head's query group; returns the register tiles in use."""
+        spec, q, width = self.spec, self.buffers["q"], self.spec.cache.head_dim
+        first = T.Bind(head * spec.group)
+        if self._keys is None:
+            return block.start(T.int64(spec.group), lambda r, d: q[0, (first + r) * width + d])
+        self._keys.start(spec.group, block.query_scale, lambda r, d, n: load(q, [0, (first + r) * width + d], n))
+        return block.clear(T.int64(spec.group))
+
+    def keys(self, head: Any) -> Keys:
+        cache, k_cache, v_cache = self.spec.cache, self.buffers["k_cache"], self.buffers["v_cache"]
+        keys, values = self._keys, self._values
+
+        def accumulate(block: Block, first: Any, tokens: Any, known: Any) -> None:
+            assert values is not None
+            values.accumulate(block, head, first, tokens, known, self.more)
+
+        return Keys(
+            key=lambda b, d, lane, n: load_float(k_cache, [head, b, d, T.int64(lane)], n),
+            blocks=T.int64(cache.capacity // BLOCK),
+            value=lambda t, offset, n: load_float(v_cache, [head, t, T.int64(offset)], n),
+            ahead=_ahead(self.spec, k_cache, v_cache, head) if cache.is_float else None,
+            score=None if keys is None else (lambda block, first, n: keys.score(block, head, first, n, self.more)),
+            accumulate=None if values is None else accumulate,
+            align=BLOCK if cache.is_float else TOKENS,
+        )
 
 
 def _merge(spec: AttentionSpec, buffers: Mapping[str, Any], threads: Any) -> None:
@@ -132,7 +180,7 @@ def _merge(spec: AttentionSpec, buffers: Mapping[str, Any], threads: Any) -> Non
 def _ahead(spec: AttentionSpec, key_cache: Any, value_cache: Any, head: Any) -> Ahead:
     cache = spec.cache
     key_line, value_line = (
-        LINE_BYTES // (2 if dtype == "float16" else 4) for dtype in (cache.key_dtype, cache.value_dtype)
+        LINE_BYTES // (2 if dtype == "float16" else 4) for dtype in (cache.keys.dtype, cache.values.dtype)
     )
 
     def key(token: Any, line: int) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.attention.block import Block, Keys, Range, Tile, ceildiv
+from bitwright.codegen.attention.block import Block, Range, Tile, ceildiv
+from bitwright.codegen.attention.source import align_down, cached_keys
 from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.builder import kernel, load, loop, store, symbol
-from bitwright.codegen.cache import BLOCK
-from bitwright.codegen.vectormath import for_spans, hold, load_float, splat
+from bitwright.codegen.vectormath import for_spans, hold, splat
 
 CHUNK = 64
 ROWS = 48
@@ -60,8 +60,8 @@ def build(spec: AttentionSpec) -> Any:
     with kernel(spec.name) as k:
         n = symbol("n")
         q = k.tensor("q", (n, spec.heads * cache.head_dim), "float32")
-        key_cache = k.tensor("k_cache", cache.key_shape, cache.key_dtype)
-        value_cache = k.tensor("v_cache", cache.value_shape, cache.value_dtype)
+        key_cache = k.tensor("k_cache", cache.keys.shape, cache.keys.dtype)
+        value_cache = k.tensor("v_cache", cache.values.shape, cache.values.dtype)
         pos = k.scalar("pos")
         y = k.tensor("y", (n, spec.heads * cache.value_dim), "float32")
 
@@ -89,15 +89,11 @@ def build(spec: AttentionSpec) -> Any:
                 return q[row, column + d]
 
             groups = block.start(rows, query)
-            keys = Keys(
-                key=lambda b, d, lane, lanes: load_float(key_cache, [head, b, d, T.int64(lane)], lanes),
-                blocks=T.int64(cache.capacity // BLOCK),
-                value=lambda t, offset, lanes: load_float(value_cache, [head, t, T.int64(offset)], lanes),
-            )
+            keys = cached_keys(cache, tile, head, key_cache, value_cache)
             allowed = Range(end=end, first=first_seen if spec.window else None)
             origin: Any = T.int64(0)
             if spec.window:
-                origin = T.Bind(T.floordiv(first_seen(T.int64(0)), T.int64(BLOCK)) * BLOCK)
+                origin = T.Bind(align_down(cache, first_seen(T.int64(0))))
             with loop(ceildiv(last - origin, tile.chunk)) as chunk:
                 first = T.Bind(origin + chunk * tile.chunk)
                 block.visit(keys, rows, groups, allowed, first, T.min(first + tile.chunk, last))

@@ -7,6 +7,7 @@ from typing import Literal
 
 from bitwright.codegen.cache import CacheSpec
 from bitwright.codegen.checks import check_lanes, check_positive
+from bitwright.codegen.isa import GENERIC, Isa
 from bitwright.errors import UnsupportedError
 
 
@@ -32,7 +33,7 @@ class AttentionSpec:
         softcap: scores become softcap * tanh(score / softcap); 0 for none.
         window: a query sees the last ``window`` positions, its own included; 0 for all.
         rows: 1 for a decode kernel, None for a symbolic number of tokens.
-        lanes: float32 lanes of the target's vectors.
+        isa: the target's vectors and its byte dot product.
         threads: parts that long work is divided into.
     """
 
@@ -42,12 +43,12 @@ class AttentionSpec:
     softcap: float = 0.0
     window: int = 0
     rows: Literal[1] | None = None
-    lanes: int = 8
+    isa: Isa = GENERIC
     threads: int = 2
 
     def __post_init__(self) -> None:
         _check_heads(self.heads, self.cache.kv_heads)
-        check_lanes(self.lanes)
+        check_lanes(self.isa.lanes)
         check_positive("threads", self.threads)
         if self.softcap < 0 or self.window < 0:
             raise UnsupportedError(
@@ -58,13 +59,19 @@ class AttentionSpec:
             )
 
     @property
+    def lanes(self) -> int:
+        """float32 lanes of a vector."""
+        return self.isa.lanes
+
+    @property
     def group(self) -> int:
         """Query heads that share a key/value head."""
         return self.heads // self.cache.kv_heads
 
     @property
     def name(self) -> str:
-        return f"attention_{self.heads}x{self.cache.head_dim}{'_decode' if self.rows == 1 else ''}"
+        window = f"_window{self.window}" if self.window else ""
+        return f"attention_{self.heads}on{self.cache.name}{window}{'_decode' if self.rows == 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""Scores of one token against packed keys, by byte dot products: codes are never dequantized::
+
+    s[r, t] = sum_g scale[t, g] f[r, g] (sum_{d in g} code[t, d] q[r, d] - offset[t, g] sum_{d in g} q[r, d])
+
+Queries q are single bytes, except for 8-bit keys: the error of narrower ones is several times that of such a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+from bitwright.codegen.attention.block import Block, Tile
+from bitwright.codegen.attention.byte_dot import SMALLEST, ByteRows, dot_rows, joined, vectors_per_chain
+from bitwright.codegen.builder import Registers, loop, splat, stack, store, vector, zero_registers
+from bitwright.codegen.cache_layout import ROWS, TOKENS, PackedCache
+from bitwright.codegen.cache_read import PackedHead
+from bitwright.codegen.isa import Isa
+from bitwright.codegen.linear.dot import dot_of
+from bitwright.codegen.vectormath import add, hold, maximum, reduce_lanes
+
+LARGEST = {1: 127, 2: 127 * 128}
+"""Largest magnitude of a query element of so many bytes."""
+PAIRED_KEY_BITS = 8
+"""Keys of fewer bits are multiplied by queries of single bytes."""
+PIECE = 32
+"""Elements of a head that one straight line of code multiplies."""
+ROLLED_GROUPS = 2
+"""Heads of more groups than this are looped over."""
+
+
+class IntegerKeys:
+    """Scores of one head's query rows against packed keys. Make it inside the loop that owns the block."""
+
+    def __init__(self, layout: PackedCache, buffer: Any, tile: Tile, isa: Isa) -> None:
+        self.layout, self.buffer, self.tile, self.isa = layout, buffer, tile, isa
+        self.dot = dot_of(isa, layout.bits)
+        total = tile.groups * tile.rows
+        self.planes = 2 if layout.bits >= PAIRED_KEY_BITS else 1
+        self.bytes = ByteRows(T.alloc_buffer((total, self.planes, layout.width), "int8"), self.planes)
+        self.factors = stack((total, layout.groups), "float32")
+        self.sums = stack((total, layout.groups), "float32")
+
+    def start(self, rows: int, scale: float, query: Callable[[Any, Any, int], Any]) -> None:
+        """Quantize ``rows`` rows, ``query(row, d, lanes)``; scores come out times ``scale``."""
+        layout, lanes = self.layout, self.isa.lanes
+        single, word = vector("float32", lanes), vector("int32", lanes)
+        top_byte = LARGEST[self.planes]
+        with loop(rows) as r, loop(layout.groups) as group:
+            state = Registers(2, single)
+            state[0] = state[1] = splat(T.float32(0), lanes)
+            first = T.Bind(group * layout.group)
+            with loop(layout.group // lanes) as step:
+                state[0] = T.max(state[0], T.fabs(query(r, first + step * lanes, lanes)))
+            top = hold(reduce_lanes(state[0], lanes, maximum))
+            live = top > T.float32(SMALLEST)
+            inverse = hold(T.Select(live, T.float32(top_byte) / top, T.float32(0)))
+            factor = hold(T.Select(live, top * T.float32(scale / top_byte), T.float32(0)))
+            with loop(layout.group // lanes) as step:
+                column = first + step * lanes
+                rounded = hold(T.nearbyint(query(r, column, lanes) * splat(inverse, lanes)))
+                state[1] = state[1] + rounded
+                self.bytes.put_signed(r, column, hold(T.cast(rounded, word)), lanes)
+            T.buffer_store(self.factors, factor, [r, group])
+            T.buffer_store(self.sums, reduce_lanes(state[1], lanes, add) * factor, [r, group])
+        # Rows that only fill up the last tile compute with zeros, and nobody reads them.
+        with loop(self.tile.groups * self.tile.rows - rows, start=rows) as r:
+            with loop(layout.groups) as group:
+                T.buffer_store(self.factors, T.float32(0), [r, group])
+                T.buffer_store(self.sums, T.float32(0), [r, group])
+            with loop(self.planes) as plane, loop(layout.width) as d:
+                T.buffer_store(self.bytes.buffer, T.int8(0), [r, plane, d])
+
+    def score(self, block: Block, head: Any, first: Any, tokens: Any, more: Any) -> None:
+        """Scores of tokens ``first .. first + tokens - 1``, both multiples of 32.
+
+        ``more``: the next chunk will follow.
+        """
+        lanes, rows = self.isa.lanes, self.tile.rows
+        packed = PackedHead(self.layout, self.buffer, head, lanes)
+        first_block = T.Bind(T.floordiv(first, T.int64(TOKENS)))
+        count = vectors_per_chain(self.isa, self.planes * rows, TOKENS // lanes)
+        with loop(T.floordiv(tokens, T.int64(TOKENS))) as index, loop(self.tile.groups) as tile:
+            stored = T.Bind(first_block + index)
+            ahead = T.Bind(T.if_then_else(more, stored + self.tile.chunk // TOKENS, stored))
+            for token in range(0, TOKENS, count * lanes):
+                results = zero_registers(rows * count, vector("float32", lanes))
+                tokens_of = [token + v * lanes for v in range(count)]
+                if self.layout.groups <= ROLLED_GROUPS or self.layout.group % PIECE:
+                    for group in range(self.layout.groups):
+                        self._add_group(packed, (stored, ahead), tokens_of, tile, group, results)
+                else:
+                    with loop(self.layout.groups) as group:
+                        self._add_group(packed, (stored, ahead), tokens_of, tile, group, results)
+                for row in range(rows):
+                    for v in range(count):
+                        at = [tile * rows + row, index * TOKENS + tokens_of[v]]
+                        store(block.scores, results[row * count + v], at, lanes)
+
+    def _add_group(
+        self,
+        packed: PackedHead,
+        blocks: tuple[Any, Any],
+        tokens: list[int],
+        tile: Any,
+        group: Any,
+        results: Registers,
+    ) -> None:
+        stored, ahead = blocks
+        layout, lanes, rows, count = self.layout, self.isa.lanes, self.tile.rows, len(tokens)
+        totals = zero_registers(self.planes * rows * count, vector("int32", lanes))
+
+        def piece(column: Any, unit: Any, steps: range) -> None:
+            """Steps of one piece: ``unit`` is its first, and step 0 lies at element ``column``."""
+            per_unit = layout.unit // 4
+
+            def operand(v: int, step: int) -> Any:
+                inner, within = divmod(steps[step], per_unit)
+                return packed.codes(stored, tokens[v] // ROWS, unit + inner, within, tokens[v] % ROWS)
+
+            def four(row: int, plane: int, step: int) -> Any:
+                return self.bytes.four(tile * rows + row, plane, column + 4 * steps[step])
+
+            runs = TOKENS // (count * lanes)
+            pieces = layout.width // (4 * len(steps))
+            number = (tile * runs + tokens[0] // (count * lanes)) * pieces + T.floordiv(
+                column // 4 + steps[0], len(steps)
+            )
+
+            def each(step: int) -> None:
+                packed.ask_for(ahead, number, self.tile.groups * runs * pieces, step, len(steps))
+
+            dot_rows(self.dot, rows, self.planes, count, len(steps), operand, four, totals, each)
+
+        if layout.group % PIECE == 0:
+            pieces = layout.group // PIECE
+            if pieces == 1:
+                piece(group * PIECE, group * (PIECE // layout.unit), range(PIECE // 4))
+            else:
+                with loop(pieces) as inner:
+                    at = group * pieces + inner
+                    piece(at * PIECE, at * (PIECE // layout.unit), range(PIECE // 4))
+        else:
+            begin = group * layout.group // 4
+            piece(0, 0, range(begin, begin + layout.group // 4))
+        for v in range(count):
+            scale = hold(packed.scales(stored, group, tokens[v], lanes))
+            offset = packed.offsets(stored, group, tokens[v], lanes)
+            offset = hold(offset - splat(T.float32(float(self.dot.bias)), lanes) if self.dot.bias else offset)
+            for row in range(rows):
+                at = [tile * rows + row, group]
+                factor, centre = splat(self.factors[at], lanes), splat(self.sums[at], lanes)
+                value = joined(totals, row, self.planes, v, count, lanes) * factor - offset * centre
+                results[row * count + v] = results[row * count + v] + value * scale

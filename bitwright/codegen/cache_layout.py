@@ -1,0 +1,147 @@
+"""Where each number of a packed key or value cache lies in memory.
+
+A packed cache is ``u8[kv_heads, blocks, block_bytes]``. A *block* holds 32 tokens of one head: their codes, then their
+scales ``f16[groups, 32]``, then their zero points ``u8[groups, 32]``. Codes are bit planes of widths 8, 4, 2
+and 1 (3 = 2+1, 5 = 4+1, 6 = 4+2). A *line* of a plane of width b is 64 bytes and holds 16 rows x 32 / b inputs: byte
+4 * row + j, bit field f is input 4 * f + j, so that a byte dot product multiplies 16 rows with four inputs at once.
+A *unit* is the fewest inputs that fill whole lines of every plane. Scores sum over elements, outputs over tokens:
+
+======= ======== ========= ========================================================================
+cache   rows     inputs    codes
+======= ======== ========= ========================================================================
+keys    tokens   elements  u8[2, elements / unit, lines, 64]: 16 tokens, then 16 more
+values  elements tokens    u8[elements / 16, 32 / unit, lines, 64]
+======= ======== ========= ========================================================================
+
+A code c of a group with scale s (f16) and zero point z (u8) stands for ``s * (c - z * (2**bits - 1) / 255)``: at every
+width the zero point has 256 steps between the lowest and the highest code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from bitwright.scheme import CacheScheme
+
+PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+"""Plane widths of each code width, highest bits first."""
+INPUT_MULTIPLE = 32
+"""Inputs that are a whole number of units at every width."""
+TOKENS = 32
+"""Tokens of a block: a whole number of units at every width."""
+ROWS = 16
+"""Rows of a line."""
+LINE_BYTES = 4 * ROWS
+ZERO_STEPS = 255
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One bit plane of a unit: its width, the bit of a code it starts at, its first line and its number of lines."""
+
+    width: int
+    position: int
+    first: int
+    lines: int
+
+    @property
+    def fields(self) -> int:
+        """Codes in one byte."""
+        return 8 // self.width
+
+
+@dataclass(frozen=True)
+class PackedCache:
+    """Layout of one layer's packed K or V cache.
+
+    Attributes:
+        scheme: a packed one.
+        heads: key/value heads.
+        width: elements of a head.
+        capacity: tokens.
+    """
+
+    scheme: CacheScheme
+    heads: int
+    width: int
+    capacity: int
+
+    @property
+    def bits(self) -> int:
+        return self.scheme.bits
+
+    @property
+    def top(self) -> int:
+        """The highest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def group(self) -> int:
+        """Elements that share a scale."""
+        return self.scheme.group or self.width
+
+    @property
+    def groups(self) -> int:
+        return self.width // self.group
+
+    @property
+    def unit(self) -> int:
+        """Inputs of a unit."""
+        return INPUT_MULTIPLE // min(PLANES[self.bits])
+
+    @cached_property
+    def planes(self) -> tuple[Plane, ...]:
+        """The bit planes of a unit, in storage order, highest bits first."""
+        planes, position, first = [], self.bits, 0
+        for width in PLANES[self.bits]:
+            position -= width
+            planes.append(Plane(width, position, first, self.unit * width // INPUT_MULTIPLE))
+            first += planes[-1].lines
+        return tuple(planes)
+
+    @property
+    def lines(self) -> int:
+        """Lines of a unit, all planes."""
+        return self.unit * self.bits // INPUT_MULTIPLE
+
+    @property
+    def units(self) -> int:
+        """Units of a row: of a token's elements (the last may be filled up with zeros) or of a block's tokens."""
+        return -(-self.width // self.unit) if self.scheme.tensor == "k" else TOKENS // self.unit
+
+    @property
+    def row_blocks(self) -> int:
+        """Runs of 16 rows in a block."""
+        return TOKENS // ROWS if self.scheme.tensor == "k" else self.width // ROWS
+
+    @property
+    def code_bytes(self) -> int:
+        return self.row_blocks * self.units * self.lines * LINE_BYTES
+
+    @property
+    def block_bytes(self) -> int:
+        return self.code_bytes + self.groups * TOKENS * 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.heads, -(-self.capacity // TOKENS), self.block_bytes)
+
+    def scale_at(self, group: int) -> int:
+        """Byte of a block where a group's scales begin."""
+        return self.code_bytes + group * 2 * TOKENS
+
+    def zero_at(self, group: int) -> int:
+        """Byte of a block where a group's zero points begin."""
+        return self.code_bytes + self.groups * 2 * TOKENS + group * TOKENS
+
+
+def why_no_packed_cache(scheme: CacheScheme, width: int) -> str | None:
+    """None if heads of ``width`` elements can be stored in ``scheme``, else the reason."""
+    if scheme.is_float:
+        return None
+    if width % ROWS:
+        return f"packed caches need heads of a multiple of {ROWS} elements, not {width}"
+    if scheme.group and width % scheme.group:
+        return f"a group of {scheme.group} does not divide a head of {width}"
+    return None

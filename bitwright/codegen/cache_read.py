@@ -1,0 +1,75 @@
+"""Expressions that read a packed cache (:mod:`bitwright.codegen.cache_layout`): codes, scales and zero points.
+
+Importing this module imports TVM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+from bitwright.codegen.builder import load, prefetch, splat, vector
+from bitwright.codegen.cache_layout import LINE_BYTES, TOKENS, ZERO_STEPS, PackedCache
+
+
+@dataclass(frozen=True)
+class PackedHead:
+    """One head of a packed cache.
+
+    Attributes:
+        layout: where things lie.
+        buffer: the cache tensor.
+        head: which head.
+        lanes: rows that one vector holds: 16, or a part of 16.
+    """
+
+    layout: PackedCache
+    buffer: Any
+    head: Any
+    lanes: int
+
+    def codes(self, block: Any, run: Any, unit: Any, step: int, lane: int) -> Any:
+        """Codes of four inputs (step ``step`` of a unit) of rows ``lane`` ... of a run: u8 x (4 * lanes)."""
+        layout, result = self.layout, None
+        for plane in layout.planes:
+            line = (run * layout.units + unit) * layout.lines + plane.first + step // plane.fields
+            at = [self.head, block, line * LINE_BYTES + 4 * lane]
+            codes = load(self.buffer, at, 4 * self.lanes)
+            bits = _bit_field(codes, plane.width, step % plane.fields, plane.position, self.lanes)
+            result = bits if result is None else result | bits
+        return result
+
+    def ask_for(self, block: Any, piece: Any, pieces: int, step: int, steps: int) -> None:
+        """Prefetch what falls to step ``step`` of ``steps`` of one of a block's ``pieces`` pieces."""
+        lines = -(-self.layout.block_bytes // (pieces * LINE_BYTES))
+        for line in range(step * lines // steps, (step + 1) * lines // steps):
+            prefetch(self.buffer[self.head, block, (piece * lines + line) * LINE_BYTES])
+
+    def scales(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
+        """f32 x lanes: scales of tokens ``token`` ... of a block."""
+        offset = self.layout.scale_at(0) + (group * TOKENS + token) * 2
+        half = T.reinterpret(load(self.buffer, [self.head, block, offset], 2 * lanes), dtype=vector("float16", lanes))
+        return T.cast(half, vector("float32", lanes))
+
+    def offsets(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
+        """f32 x lanes: what zero points take away from codes."""
+        offset = self.layout.zero_at(0) + group * TOKENS + token
+        zeros = T.cast(load(self.buffer, [self.head, block, offset], lanes), vector("int32", lanes))
+        unit = self.layout.top / ZERO_STEPS
+        value = T.cast(zeros, vector("float32", lanes))
+        return value if unit == 1 else value * splat(T.float32(unit), lanes)
+
+
+def _bit_field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:
+    """Bit field ``field`` of every byte, moved to bit ``position``; the mask drops what shifts carry across bytes."""
+    if width == 8:
+        return line
+    shift = width * field - position
+    if shift:
+        words = T.reinterpret(line, dtype=vector("uint32", lanes))
+        amount = splat(T.uint32(abs(shift)), lanes)
+        words = words >> amount if shift > 0 else words << amount
+        line = T.reinterpret(words, dtype=vector("uint8", 4 * lanes))
+    return line & splat(T.uint8(((1 << width) - 1) << position), 4 * lanes)

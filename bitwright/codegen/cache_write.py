@@ -1,0 +1,109 @@
+"""Quantize one token of one head and write it into a packed cache (:mod:`bitwright.codegen.cache_layout`).
+
+A token of keys owns four bytes of every line it touches. A token of values shares bytes with the other tokens of its
+unit: its bits are replaced within the line. Importing this module imports TVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
+
+from bitwright.codegen.builder import Registers, llvm, load, loop, stack, store, vector
+from bitwright.codegen.cache_layout import LINE_BYTES, ROWS, TOKENS, ZERO_STEPS, PackedCache, Plane
+from bitwright.codegen.vectormath import hold, maximum, reduce_lanes, splat
+
+LARGEST_SCALE = 65504.0
+"""The largest finite half."""
+
+
+def write_token(
+    layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, at: Any, lanes: int
+) -> None:
+    """Store a token at position ``at`` of ``head``; ``source(offset, lanes)`` gives float32 lanes of its elements."""
+    block, token = T.Bind(T.floordiv(at, T.int64(TOKENS))), T.Bind(T.floormod(at, T.int64(TOKENS)))
+    keys = layout.scheme.tensor == "k"
+    codes = stack((layout.units * layout.unit if keys else layout.width,), "uint8")
+    with loop(layout.groups) as group:
+        scale, zero = _quantize_group(layout, source, codes, group, lanes)
+        at_scale = layout.code_bytes + (group * TOKENS + token) * 2
+        store(cache, T.reinterpret(scale, dtype="uint8x2"), [head, block, at_scale], 2)
+        T.buffer_store(cache, zero, [head, block, layout.zero_at(0) + group * TOKENS + token])
+    if keys:
+        _write_keys(layout, cache, codes, head, block, token)
+    else:
+        _write_values(layout, cache, codes, head, block, token)
+
+
+def _quantize_group(
+    layout: PackedCache, source: Callable[[Any, int], Any], codes: Any, group: Any, lanes: int
+) -> tuple[Any, Any]:
+    """Codes of one group to ``codes``; returns its scale (f16) and zero point (u8). The oracle says how."""
+    steps = layout.group // lanes
+    first = T.Bind(group * layout.group)
+    bounds = Registers(2, vector("float32", lanes))
+    for index in range(2):
+        bounds[index] = splat(0.0, lanes)
+    with loop(steps) as step:
+        value = hold(source(first + step * lanes, lanes))
+        bounds[0] = T.min(bounds[0], value)
+        bounds[1] = T.max(bounds[1], value)
+    low, high = reduce_lanes(bounds[0], lanes, lambda a, b: T.min(a, b)), reduce_lanes(bounds[1], lanes, maximum)
+    half = Registers(1, "float16")
+    half[0] = T.cast(T.min((high - low) / T.float32(layout.top), T.float32(LARGEST_SCALE)), "float16")
+    wide = hold(T.cast(half[0], "float32"))
+    inverse = hold(T.Select(wide > T.float32(0), T.float32(1) / wide, T.float32(0)))
+    zero = hold(T.nearbyint((T.float32(0) - low) * inverse * T.float32(ZERO_STEPS / layout.top)))
+    zero = hold(T.max(T.min(zero, T.float32(ZERO_STEPS)), T.float32(0)))
+    offset = hold(zero * T.float32(layout.top / ZERO_STEPS))
+    single = vector("float32", lanes)
+    with loop(steps) as step:
+        column = first + step * lanes
+        shifted = llvm("llvm.fma", single, source(column, lanes), splat(inverse, lanes), splat(offset, lanes))
+        code = T.max(T.min(T.nearbyint(shifted), splat(float(layout.top), lanes)), splat(0.0, lanes))
+        whole = hold(T.cast(code, vector("int32", lanes)))
+        store(codes, T.cast(whole, vector("uint8", lanes)), [column], lanes)
+    return half[0], T.cast(T.cast(zero, "int32"), "uint8")
+
+
+def _write_keys(layout: PackedCache, cache: Any, codes: Any, head: Any, block: Any, token: Any) -> None:
+    with loop(layout.units * layout.unit - layout.width, start=layout.width) as missing:
+        T.buffer_store(codes, T.uint8(0), [missing])
+    run, row = T.floordiv(token, T.int64(ROWS)), T.floormod(token, T.int64(ROWS))
+    with loop(layout.units) as unit:
+        for plane in layout.planes:
+            for line in range(plane.lines):
+                word = Registers(1, "uint32")
+                word[0] = T.uint32(0)
+                for field in range(plane.fields):
+                    step = line * plane.fields + field
+                    four = T.reinterpret(load(codes, [unit * layout.unit + 4 * step], 4), dtype="uint32")
+                    bits = (four >> T.uint32(plane.position)) & T.uint32(_mask(plane) * 0x01010101)
+                    word[0] = word[0] | (bits << T.uint32(plane.width * field))
+                offset = ((run * layout.units + unit) * layout.lines + plane.first + line) * LINE_BYTES + 4 * row
+                store(cache, T.reinterpret(word[0], dtype="uint8x4"), [head, block, offset], 4)
+
+
+def _write_values(layout: PackedCache, cache: Any, codes: Any, head: Any, block: Any, token: Any) -> None:
+    unit = T.Bind(T.floordiv(token, T.int64(layout.unit)))
+    step = T.Bind(T.floordiv(T.floormod(token, T.int64(layout.unit)), T.int64(4)))
+    byte = T.Bind(T.floormod(token, T.int64(4)))
+    words = vector("uint32", ROWS)
+    with loop(layout.row_blocks) as rows:
+        code = hold(T.cast(load(codes, [rows * ROWS], ROWS), words))
+        for plane in layout.planes:
+            field = T.floormod(step, T.int64(plane.fields))
+            shift = T.broadcast(T.cast(byte * 8 + field * plane.width, "uint32"), ROWS)
+            mask = T.broadcast(T.uint32(_mask(plane)), ROWS)
+            line = plane.first + T.floordiv(step, T.int64(plane.fields))
+            at = [head, block, ((rows * layout.units + unit) * layout.lines + line) * LINE_BYTES]
+            old = T.reinterpret(load(cache, at, LINE_BYTES), dtype=words)
+            kept = old & (T.broadcast(T.uint32(0xFFFFFFFF), ROWS) ^ (mask << shift))
+            bits = ((code >> T.broadcast(T.uint32(plane.position), ROWS)) & mask) << shift
+            store(cache, T.reinterpret(kept | bits, dtype=vector("uint8", LINE_BYTES)), at, LINE_BYTES)
+
+
+def _mask(plane: Plane) -> int:
+    return (1 << plane.width) - 1

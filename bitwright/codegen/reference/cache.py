@@ -1,0 +1,154 @@
+"""NumPy oracle of packed caches: quantization, layout and its inverse (:mod:`bitwright.codegen.cache_layout`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitwright.codegen.cache_layout import LINE_BYTES, ROWS, TOKENS, ZERO_STEPS, PackedCache
+
+Array = NDArray[Any]
+LARGEST_SCALE = np.float32(65504)
+"""The largest finite half."""
+
+
+def quantize(x: Array, bits: int, group: int) -> tuple[Array, Array, Array]:
+    """Asymmetric round-to-nearest of float32 [..., width] in groups of ``group`` (the layout says what codes mean).
+
+    The scale spans the group's range, widened to hold 0; both the scale and the zero point are rounded before the
+    codes are computed from them.
+
+    Returns:
+        codes u8 [..., width], scales f16 [..., groups], zeros u8 [..., groups].
+    """
+    top = (1 << bits) - 1
+    grouped = x.astype(np.float32, copy=False).reshape(*x.shape[:-1], -1, group)
+    low, high = np.minimum(grouped.min(axis=-1), 0), np.maximum(grouped.max(axis=-1), 0)
+    scales = np.minimum((high - low) / top, LARGEST_SCALE).astype(np.float16)
+    wide = scales.astype(np.float32)
+    inverse = np.where(wide > 0, np.float32(1) / np.where(wide > 0, wide, np.float32(1)), np.float32(0))
+    zeros = np.clip(np.rint(-low * inverse * np.float32(ZERO_STEPS / top)), 0, ZERO_STEPS)
+    offset = zeros * np.float32(top / ZERO_STEPS)
+    # A fused multiply-add: the product is exact in double precision.
+    shifted = grouped.astype(np.float64) * inverse[..., None] + offset[..., None]
+    codes = np.clip(np.rint(shifted.astype(np.float32)), 0, top)
+    return codes.astype(np.uint8).reshape(x.shape), scales, zeros.astype(np.uint8)
+
+
+def dequantize(codes: Array, scales: Array, zeros: Array, bits: int) -> Array:
+    """The float32 [..., width] that codes, scales and zero points stand for."""
+    grouped = codes.reshape(*scales.shape, -1).astype(np.float64)
+    offset = zeros.astype(np.float64)[..., None] * (((1 << bits) - 1) / ZERO_STEPS)
+    return ((grouped - offset) * scales.astype(np.float64)[..., None]).astype(np.float32).reshape(codes.shape)
+
+
+def round_trip(x: Array, layout: PackedCache) -> Array:
+    """What a cache gives back for x[tokens, heads, width]."""
+    return dequantize(*quantize(x, layout.bits, layout.group), layout.bits)
+
+
+def round_query(q: Array, layout: PackedCache) -> Array:
+    """The queries f32 [n, heads, width] that a decode kernel multiplies packed keys with.
+
+    Per head and group of elements, symmetric: to steps of the largest magnitude / 127, or / (127 * 128) for keys of 8
+    bits, which a single byte would harm.
+    """
+    steps = np.float32(127 * 128 if layout.bits == 8 else 127)
+    grouped = q.astype(np.float32, copy=False).reshape(*q.shape[:-1], -1, layout.group)
+    largest = np.abs(grouped).max(axis=-1, keepdims=True)
+    inverse = np.where(largest > 0, steps / np.where(largest > 0, largest, np.float32(1)), np.float32(0))
+    rounded: Array = np.rint(grouped * inverse).astype(np.float64) * largest / steps
+    return rounded.reshape(q.shape).astype(np.float32)
+
+
+def pack(x: Array, layout: PackedCache, fill: Array | None = None) -> Array:
+    """x[tokens, heads, width] quantized and stored at tokens 0, 1, ...
+
+    Args:
+        fill: the cache before, u8 of the layout's shape; None: zeros.
+    """
+    codes, scales, zeros = quantize(x, layout.bits, layout.group)
+    cache = np.zeros(layout.shape, np.uint8) if fill is None else fill.copy()
+    old_codes, old_scales, old_zeros = unpack(cache, layout)
+    tokens = x.shape[0]
+    old_codes[:tokens, :, : layout.width] = codes
+    # Keys whose last unit is filled up: what is stored there is zero.
+    old_codes[:tokens, :, layout.width :] = 0
+    old_scales[:tokens] = scales
+    old_zeros[:tokens] = zeros
+    blocks = layout.shape[1]
+    cache[:, :, : layout.code_bytes] = _pack_codes(old_codes, layout)
+    at = layout.code_bytes + 2 * TOKENS * layout.groups
+    cache[:, :, layout.code_bytes : at] = _by_block(old_scales, layout).view(np.uint8).reshape(layout.heads, blocks, -1)
+    cache[:, :, at:] = _by_block(old_zeros, layout).reshape(layout.heads, blocks, -1)
+    return cache
+
+
+def unpack(cache: Array, layout: PackedCache) -> tuple[Array, Array, Array]:
+    """codes u8 [tokens, heads, stored width], scales f16 and zeros u8 [tokens, heads, groups] of a whole cache."""
+    heads, blocks, _ = layout.shape
+    at = layout.code_bytes + 2 * TOKENS * layout.groups
+    scales = np.ascontiguousarray(cache[:, :, layout.code_bytes : at]).view(np.float16)
+    return (
+        _unpack_codes(cache[:, :, : layout.code_bytes], layout),
+        _by_token(scales.reshape(heads, blocks, layout.groups, TOKENS)),
+        _by_token(cache[:, :, at:].reshape(heads, blocks, layout.groups, TOKENS)),
+    )
+
+
+def _by_block(values: Array, layout: PackedCache) -> Array:
+    """[tokens, heads, groups] -> [heads, blocks, groups, 32]"""
+    return np.ascontiguousarray(values.reshape(layout.shape[1], TOKENS, layout.heads, -1).transpose(2, 0, 3, 1))
+
+
+def _by_token(values: Array) -> Array:
+    """[heads, blocks, groups, 32] -> [tokens, heads, groups]"""
+    heads, blocks, groups, _ = values.shape
+    return values.transpose(1, 3, 0, 2).reshape(blocks * TOKENS, heads, groups).copy()
+
+
+def _pack_codes(codes: Array, layout: PackedCache) -> Array:
+    """[tokens, heads, stored width] -> u8 [heads, blocks, code bytes]"""
+    heads, blocks, _ = layout.shape
+    lines = np.zeros((heads, blocks, layout.row_blocks, layout.units, layout.lines, LINE_BYTES), np.uint8)
+    steps = _steps(codes, layout)
+    for plane in layout.planes:
+        bits = (steps >> plane.position) & ((1 << plane.width) - 1)
+        fields = bits.reshape(*steps.shape[:4], plane.lines, plane.fields, LINE_BYTES)
+        for field in range(plane.fields):
+            lines[..., plane.first : plane.first + plane.lines, :] |= fields[..., field, :] << (plane.width * field)
+    return lines.reshape(heads, blocks, layout.code_bytes)
+
+
+def _unpack_codes(packed: Array, layout: PackedCache) -> Array:
+    heads, blocks, _ = layout.shape
+    lines = packed.reshape(heads, blocks, layout.row_blocks, layout.units, layout.lines, LINE_BYTES)
+    steps = np.zeros((*lines.shape[:4], layout.unit // 4, LINE_BYTES), np.uint8)
+    for plane in layout.planes:
+        shifts = np.arange(0, 8, plane.width, dtype=np.uint8)[:, None]
+        fields = (lines[..., plane.first : plane.first + plane.lines, None, :] >> shifts) & ((1 << plane.width) - 1)
+        steps |= (fields << plane.position).reshape(steps.shape)
+    return _unsteps(steps, layout)
+
+
+def _steps(codes: Array, layout: PackedCache) -> Array:
+    """[tokens, heads, stored width] -> [heads, blocks, row block, unit, step of 4 inputs, byte 4 * row + j]"""
+    blocks, unit = layout.shape[1], layout.unit
+    if layout.scheme.tensor == "k":
+        split = codes.reshape(blocks, 2, ROWS, layout.heads, layout.units, unit // 4, 4)
+        order = split.transpose(3, 0, 1, 4, 5, 2, 6)
+    else:
+        split = codes.reshape(blocks, layout.units, unit // 4, 4, layout.heads, layout.row_blocks, ROWS)
+        order = split.transpose(4, 0, 5, 1, 2, 6, 3)
+    return np.ascontiguousarray(order).reshape(*order.shape[:5], LINE_BYTES)
+
+
+def _unsteps(steps: Array, layout: PackedCache) -> Array:
+    blocks, split = layout.shape[1], steps.reshape(*steps.shape[:5], ROWS, 4)
+    if layout.scheme.tensor == "k":
+        order = split.transpose(1, 2, 5, 0, 3, 4, 6)
+    else:
+        order = split.transpose(1, 3, 4, 6, 0, 2, 5)
+    return np.ascontiguousarray(order).reshape(blocks * TOKENS, layout.heads, -1)

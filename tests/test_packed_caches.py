@@ -1,0 +1,75 @@
+"""Packed caches from the command line to the artifact: named, checked, exact to the byte, and close to float ones."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitwright import pipeline
+from bitwright.errors import UnsupportedError, UsageError
+from bitwright.options import make_options, parse_caches
+from bitwright.runtime.session import load
+from bitwright.scheme import CacheScheme
+from tests.canonical_model import Shape, decoder
+
+# RMS error of the logits by 8- and 4-bit caches, relative to their spread: half a step of range / 255 or / 15 per
+# element is 0.1 % or 2 % of a normal range of six sigma, and two layers of attention average over tokens.
+CLOSE = {"k=k8g16,v=v8row": 0.01, "v=v4g16": 0.15}
+
+
+@pytest.mark.parametrize("kv", CLOSE)
+def test_an_artifact_with_packed_caches(tmp_path: Path, kv: str) -> None:
+    model = decoder(Shape(window=40))
+    exact = load(pipeline.compile(model, tmp_path / "f", context=64, chunk=16, scheme="f32").folder)
+    artifact = pipeline.compile(model, tmp_path / "a", context=64, chunk=16, scheme="f32", kv=kv)
+    ids = np.random.default_rng(7).integers(0, model.vocab, 45)
+    session = load(artifact.folder)
+    expected, logits = exact.logits(ids), session.logits(ids)
+    assert 0 < np.sqrt(np.mean((logits - expected) ** 2)) < CLOSE[kv] * expected.std()
+    session.reset()
+    np.testing.assert_allclose(session.prefill(ids[:30]), logits[29], atol=5e-3)
+    for position in range(30, 45):
+        np.testing.assert_allclose(session.decode(int(ids[position])), logits[position], atol=5e-3)
+    state, interface = artifact.manifest.state, artifact.manifest.interface
+    allocated = sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in state)
+    assert allocated == 64 * interface.cache_bytes_per_token
+    assert {parse_caches(kv)["v"].name} == {s for s in artifact.manifest.scheme["cache"].split(" ") if s[0] == "v"}
+
+
+def test_a_group_that_no_head_has_is_refused_with_the_sites(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="2 of 19 sites have no kernel") as caught:
+        pipeline.compile(decoder(), tmp_path / "a", context=64, kv="k=k4g64")
+    assert "layer.0.k_cache [1 x 32] k4g64: a group of 64 does not divide a head of 32" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("k=k8g32,v=v4g32", {"k": "k8g32", "v": "v4g32"}),
+        ("k=u4g32, v=u3row", {"k": "k4g32", "v": "v3row"}),
+        ("v4g32", {"v": "v4g32"}),
+        ("k=k16", {"k": "k16"}),
+    ],
+)
+def test_caches_by_name(text: str, expected: dict[str, str]) -> None:
+    assert parse_caches(text) == {letter: CacheScheme.parse(name) for letter, name in expected.items()}
+
+
+@pytest.mark.parametrize("text", ["k=v4g32", "k=k8g32,k=k4g32", "q=k4g32", "k=", "k=u4g32a8"])
+def test_names_that_mean_nothing(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_caches(text)
+
+
+def test_a_plan_and_caches_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="a plan and schemes were given") as caught:
+        make_options(plan="plan.json", kv="v4g32")
+    assert "--kv" in str(caught.value)
+
+
+def test_options_say_which_caches() -> None:
+    assert "caches k8g32 v4g32" in make_options(kv="k8g32,v4g32").describe()

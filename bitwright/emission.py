@@ -30,7 +30,7 @@ LINK_BYTES = 16 << 20
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
-    from bitwright.runtime.artifact import Artifact, StepRecord
+    from bitwright.runtime.artifact import Artifact, PeakRecord, StepRecord
 
 
 def write(
@@ -54,7 +54,7 @@ def write(
 
     def export(path: Path) -> None:
         tell("generate code")
-        module = _with_bandwidth(program.module, target)
+        module = _with_ceilings(program.module, target)
         for folder in (path.parent, Path(tempfile.gettempdir())):
             reserve(folder)
         try:
@@ -189,14 +189,25 @@ def token_types(imported: ImportedModel) -> int:
     return 0
 
 
-def _with_bandwidth(module: Any, target: Target) -> Any:
-    """Add the plain read loop that ``bitwright bench`` measures the roofline with."""
+def _with_ceilings(module: Any, target: Target) -> Any:
+    """Add the loops that only read and only multiply, which ``bitwright bench`` measures the rooflines with."""
     from bitwright.autotune.bandwidth import build_read_bandwidth
+    from bitwright.autotune.dot_peak import build_dot_peak
     from bitwright.codegen.isa import select_isa
 
-    module = module.clone()
-    module["read_bandwidth"] = build_read_bandwidth(select_isa(target.features))
+    isa, module = select_isa(target.features), module.clone()
+    module["read_bandwidth"] = build_read_bandwidth(isa)
+    module["dot_peak"] = build_dot_peak(isa)
     return module
+
+
+def _peak_record(target: Target) -> PeakRecord:
+    from bitwright.autotune.dot_peak import STEPS, products_per_step
+    from bitwright.codegen.isa import select_isa
+    from bitwright.runtime.artifact import PeakRecord
+
+    isa = select_isa(target.features)
+    return PeakRecord(lanes=isa.lanes, macs=STEPS * products_per_step(isa))
 
 
 def cache_bytes_per_token(program: Program, plan: Plan) -> int:

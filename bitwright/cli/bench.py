@@ -13,7 +13,19 @@ if TYPE_CHECKING:
     from bitwright.runtime.bench import BenchRow
     from bitwright.runtime.breakdown import Breakdown
 
-COLUMNS = ("test", "depth", "threads", "tokens/s", "mean", "sd", "per token", "read", "of bandwidth", "GMAC/s")
+COLUMNS = (
+    "test",
+    "depth",
+    "threads",
+    "tokens/s",
+    "mean",
+    "sd",
+    "per token",
+    "read",
+    "of bandwidth",
+    "GMAC/s",
+    "of peak",
+)
 KERNEL_COLUMNS = ("kernel", "calls", "µs", "share", "bytes", "GB/s", "of bandwidth")
 
 
@@ -80,6 +92,7 @@ def _cells(row: BenchRow) -> list[str]:
         f"{row.bytes_per_second / 1e9:.1f} of {row.bandwidth / 1e9:.1f} GB/s",
         f"{100 * row.roofline_fraction:.0f} %",
         f"{row.macs_per_second / 1e9:.1f}",
+        f"{100 * row.peak_fraction:.0f} %",
     ]
 
 

@@ -4,8 +4,8 @@
 
 The roofline is memory: a step cannot be faster than reading the bytes it touches once. Each repetition first reads a
 buffer of as many bytes with the artifact's own ``read_bandwidth`` loop and the same threads, then runs the model, so
-that both see the same machine. A fraction near 1 is at the limit of memory; prompts are bound by arithmetic and stay
-far below.
+that both see the same machine. A fraction near 1 is at the limit of memory. Prompts are bound by arithmetic: they stand
+beside the artifact's ``dot_peak`` loop, which only multiplies bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bitwright.errors import UsageError
 from bitwright.runtime.artifact import Interface
 from bitwright.runtime.breakdown import Breakdown
+from bitwright.runtime.multiply_loop import MultiplyLoop
 from bitwright.runtime.profile import profile_step
 from bitwright.runtime.read_loop import ReadLoop
 
@@ -74,6 +75,7 @@ class BenchRow:
         bytes_per_token: see ``BenchTest.bytes_per_token``.
         bandwidth: bytes per second of the read loop, median over the repetitions.
         macs_per_token: see ``BenchTest.macs_per_token``.
+        peak: multiply-adds per second of the loop that only multiplies, median over the repetitions; 0: not measured.
     """
 
     test: BenchTest
@@ -81,6 +83,7 @@ class BenchRow:
     bytes_per_token: int
     bandwidth: float
     macs_per_token: int = 0
+    peak: float = 0.0
 
     @property
     def median(self) -> float:
@@ -107,6 +110,11 @@ class BenchRow:
     def roofline_fraction(self) -> float:
         return self.bytes_per_second / self.bandwidth
 
+    @property
+    def peak_fraction(self) -> float:
+        """Multiply-adds of linear layers per second, as a fraction of the peak; 0 where it was not measured."""
+        return self.macs_per_second / self.peak if self.peak else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """The row of ``bench --json``."""
         return {
@@ -121,6 +129,8 @@ class BenchRow:
             "roofline_fraction": self.roofline_fraction,
             "macs_per_token": self.macs_per_token,
             "macs_per_second": self.macs_per_second,
+            "peak_macs_per_second": self.peak,
+            "peak_fraction": self.peak_fraction,
         }
 
 
@@ -197,14 +207,19 @@ def _measure(session: Session, test: BenchTest, repetitions: int, done: Callable
         session.prefill(ids[: test.depth])
     size = test.bytes_per_token(session.manifest.interface)
     read = ReadLoop(module, size, test.threads)
-    samples, bandwidths = [], []
+    record = session.manifest.interface.peak
+    multiply = MultiplyLoop(module, record, test.threads) if record is not None else None
+    samples, bandwidths, peaks = [], [], []
     for repetition in range(repetitions + 1):
         bandwidths.append(read.bytes_per_second())
+        peaks.append(multiply.macs_per_second() if multiply is not None else 0.0)
         seconds = _run(session, test, ids)
         samples.append(test.tokens / seconds)
         done(repetition)
     macs = test.macs_per_token(session.manifest.interface)
-    return BenchRow(test, tuple(samples[1:]), size, statistics.median(bandwidths[1:]), macs)
+    return BenchRow(
+        test, tuple(samples[1:]), size, statistics.median(bandwidths[1:]), macs, statistics.median(peaks[1:])
+    )
 
 
 def _run(session: Session, test: BenchTest, ids: np.ndarray) -> float:

@@ -59,6 +59,18 @@ class StepRecord(_Record):
         return tuple(tuple(task) for task in tasks) if isinstance(tasks, list) else tasks
 
 
+class PeakRecord(_Record):
+    """The function ``dot_peak`` of ``model.so``, a loop that only multiplies.
+
+    Attributes:
+        lanes: int32 lanes of a vector, which its arguments' shapes follow from.
+        macs: multiply-adds of one thread in one call.
+    """
+
+    lanes: Positive
+    macs: Positive
+
+
 class Interface(_Record):
     """What ``model.so`` offers.
 
@@ -72,6 +84,7 @@ class Interface(_Record):
         cache_bytes_per_token: bytes of K and V that one cached position takes in all layers together.
         macs_per_token, macs_per_chunk: multiply-adds of linear layers in a prompt, for each token, and for the last of
             each chunk alone (attention is not counted); 0 where they are not known.
+        peak: the loop that prompts are compared with; None: the library has none.
         step: the decode step outside the VM; None: ``functions`` has a ``decode``.
     """
 
@@ -84,6 +97,7 @@ class Interface(_Record):
     cache_bytes_per_token: Count
     macs_per_token: Count = 0
     macs_per_chunk: Count = 0
+    peak: PeakRecord | None = None
     step: StepRecord | None = None
 
 

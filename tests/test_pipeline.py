@@ -117,11 +117,15 @@ def test_greedy_decoding_follows_the_interpreter(f32: tuple[ImportedModel, Sessi
     ],
     ids=str,
 )
-def test_float_activations_equal_dequantized_weights(tmp_path: Path, scheme: str, shape: Shape) -> None:
+def test_activations_of_two_terms_equal_dequantized_weights(tmp_path: Path, scheme: str, shape: Shape) -> None:
     session = _compile(decoder(shape), tmp_path / "a", scheme=scheme, kv_bits=32)
     exact = _dequantized(decoder(shape), LinearScheme.parse(scheme).weight)
-    ids = _ids(exact)
-    np.testing.assert_allclose(session.logits(ids), Interpreter(exact.graph).logits(ids), atol=2e-3)
+    _assert_as_near_as_two_terms(session.logits(_ids(exact)), Interpreter(exact.graph).logits(_ids(exact)))
+
+
+def _assert_as_near_as_two_terms(found: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> None:
+    """a16 rounds an activation by 2**-15 of its group's largest; these models do so a dozen times on the way."""
+    np.testing.assert_allclose(found, exact, atol=16 * 2**-15 * float(np.abs(exact).max()))
 
 
 @pytest.mark.parametrize("scheme", ["u8g32a8", "u5g32za8"])
@@ -164,7 +168,7 @@ def test_a_calibrated_quantizer_changes_codes_and_no_bytes(tmp_path: Path) -> No
         calibration_cache=tmp_path / "cache",
     )
     ids = _ids(model)
-    np.testing.assert_allclose(session.logits(ids), Interpreter(exact.graph).logits(ids), atol=2e-3)
+    _assert_as_near_as_two_terms(session.logits(ids), Interpreter(exact.graph).logits(ids))
     assert session.manifest.digests == {"calibration": moments.digest}
     assert f"Quantized by {quantizer}." in (tmp_path / "a" / "report.md").read_text()
     nearest = _compile(decoder(shape), tmp_path / "b", scheme=scheme, kv_bits=32)

@@ -85,6 +85,7 @@ def write(
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
             macs_per_token=program.prefill_macs[0],
             macs_per_chunk=program.prefill_macs[1],
+            peak=_peak_record(target),
             step=None
             if step is None or plan_of_step is None
             else step_record(program, plan, step.program, plan_of_step),

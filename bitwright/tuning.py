@@ -160,10 +160,11 @@ def workloads_of(model: str, request: Request, scheme: str | None = None) -> lis
     else:
         options = Options() if scheme is None else Options(scheme=LinearScheme.parse(scheme))
         products = list(_of_model(model, options, target))
+    # The last product makes logits, which prompts compute for one token only.
     return [
         Workload("linear", shape, name, m, target.cores, isa.name)
         for m in (1, *PREFILL_TOKENS)
-        for shape, name in dict.fromkeys(products)
+        for shape, name in dict.fromkeys(products if m == 1 else products[:-1])
     ]
 
 

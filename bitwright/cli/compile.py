@@ -80,6 +80,7 @@ def command(
     with console.phases("compiling") as tell:
         artifact = pipeline.compile_model(model, output, options, progress=tell)
     manifest = artifact.manifest
+    in_vm = manifest.kind == "decoder" and manifest.interface.step is None
     if json:
         console.print_json(
             {
@@ -98,6 +99,7 @@ def command(
         ["cache", f"{console.format_bytes(manifest.interface.cache_bytes_per_token)} per token"],
         ["context", f"{manifest.interface.context} tokens"],
         *([kind, names] for kind, names in manifest.scheme.items()),
+        *([["decoding", "in the VM, slower; report.md says why"]] if in_vm else []),
         ["target", f"{options.target} ({manifest.target.fingerprint})"],
     ]
     console.print_table(("artifact", "value"), rows)

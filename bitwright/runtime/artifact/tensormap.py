@@ -1,12 +1,10 @@
 """Read the weights: the safetensors file is mapped into memory, or copied once into huge pages.
 
-A decode step reads every weight. In pages of 4 KiB it walks page tables all along and hardware prefetchers stop at
-every
-page: memory of huge pages is read a fifth to a third faster. A file cannot be mapped so; one copy when loading can.
+A decode step reads every weight. In pages of 4 KiB it walks page tables all along, and hardware prefetchers stop at
+every page: memory of huge pages is read faster (docs/decisions.md, 18). A file cannot be mapped so; a copy can.
 
-The mapping of a file is private and writable: DLPack consumers want writable memory, and should a kernel ever write
-    to a weight, only this process would see it. Pages that nobody writes stay shared with the page cache and with
-    other processes.
+The mapping of a file is private and writable: DLPack consumers want writable memory, and should a kernel ever write to
+a weight, only this process would see it. Pages that nobody writes stay shared with the page cache and with others.
 """
 
 from __future__ import annotations

@@ -109,8 +109,8 @@ class KeyWords:
         inverse, factor = scaling(T.max(state[0], state[1]), largest_word(self.head_dim), lanes)
         store(self.factor, factor, [at * lanes], lanes)
         with loop(halves) as half:
-            pair = [rounded(key(half * 2 + j), inverse, lanes) for j in range(2)]
-            store(self.words, paired(*pair, lanes), [at, half, 0], lanes)
+            low, high = (rounded(key(half * 2 + j), inverse, lanes) for j in range(2))
+            store(self.words, paired(low, high, lanes), [at, half, 0], lanes)
         if odd:
             last = rounded(key(T.int64(self.head_dim - 1)), inverse, lanes)
             store(self.words, last & splat(T.int32(0xFFFF), lanes), [at, self.pairs - 1, 0], lanes)
@@ -139,7 +139,7 @@ class ValueWords:
             store(self.factor, factor * splat(T.float32(1 / LARGEST_WEIGHT), n), [offset], n)
             with loop(pairs) as pair:
                 tokens = [hold(T.max(T.min(first + pair * 2 + j, end - 1), begin)) for j in range(2)]
-                words = [rounded(keys.value(token, offset, n), inverse, n) for token in tokens]
-                store(self.words, paired(*words, n), [pair, offset], n)
+                low, high = (rounded(keys.value(token, offset, n), inverse, n) for token in tokens)
+                store(self.words, paired(low, high, n), [pair, offset], n)
 
         for_spans(self.value_dim, self.lanes, column)

@@ -30,7 +30,18 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 """Part -> other parts it may import; everybody may import core and itself."""
 
 WIRING = frozenset(
-    {"__init__", "pipeline", "calibration", "diagnosis", "distillation", "emission", "inspection", "tuning"}
+    {
+        "__init__",
+        "calibration",
+        "diagnosis",
+        "distillation",
+        "emission",
+        "inspection",
+        "latencies",
+        "latency_report",
+        "pipeline",
+        "tuning",
+    }
 )
 """Root modules that put the parts together, for the verbs; every other root module is core."""
 

@@ -29,8 +29,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 """Part -> other parts it may import; everybody may import core and itself."""
 
 WIRING = frozenset(
-    {"__init__", "pipeline", "calibration", "diagnosis", "emission", "inspection", "tuning"}
-    | {"profiling", "allocating", "correction", "contributions", "simulation", "storage"}
+    {"__init__", "pipeline", "calibration", "diagnosis", "distillation", "emission", "inspection", "tuning"}
+    | {"profiling", "allocating", "correction", "contributions", "simulation", "storage", "budgeted"}
 )
 """Root modules that put the parts together, for the verbs; every other root module is core."""
 

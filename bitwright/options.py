@@ -33,6 +33,7 @@ class Options:
         quantizer: how weights become codes.
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
+        codes: folder of a profile's kept codes, made of the same model by the same quantizer.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
@@ -51,6 +52,7 @@ class Options:
     quantizer: QuantizerName = "rtn"
     calibration: Path | None = None
     calibration_cache: Path | None = None
+    codes: Path | None = None
     distill: int = 0
     target: str = "native"
     context: int | None = None

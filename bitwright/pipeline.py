@@ -100,6 +100,7 @@ def compile_model(
     Raises:
         InputError, UnsupportedError, UsageError: see the frontend, the passes and the artifact writer.
     """
+    from bitwright.passes.quantizers.kept import KeptCodes, KeptQuantizers
     from bitwright.passes.quantizers.ready import ReadyMatrices
     from bitwright.passes.quantizers.sites import SiteQuantizers
     from bitwright.runtime.artifact import check_destination
@@ -121,6 +122,9 @@ def compile_model(
             tell(f"quantize {matrix}")
 
         quantizer_of: Callable[[Parameter], Quantizer] = SiteQuantizers(options.quantizer, moments, quantizing)
+        if options.codes is not None:
+            rows = {site.weight: (site.name, site.shape[0]) for site in program.sites if site.weight}
+            quantizer_of = KeptQuantizers(KeptCodes(options.codes), rows, quantizer_of)
         digests = {"tuning": schedules.digest} if schedules.used else {}
         if moments is not None:
             digests["calibration"] = moments.digest

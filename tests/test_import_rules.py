@@ -32,7 +32,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 WIRING = frozenset(
     {
         "__init__",
+        "allocating",
+        "budgeted",
         "calibration",
+        "contributions",
+        "correction",
         "diagnosis",
         "distillation",
         "emission",
@@ -40,6 +44,9 @@ WIRING = frozenset(
         "latencies",
         "latency_report",
         "pipeline",
+        "profiling",
+        "simulation",
+        "storage",
         "tuning",
     }
 )

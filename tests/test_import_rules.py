@@ -15,7 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bitwright"
 
-PARTS = frozenset({"frontend", "passes", "codegen", "autotune", "runtime", "cli"})
+PARTS = frozenset({"frontend", "passes", "codegen", "autotune", "runtime", "plans", "study", "cli"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "core": frozenset(),
     "frontend": frozenset(),
@@ -23,6 +23,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runtime": frozenset(),
     "passes": frozenset({"codegen"}),
     "autotune": frozenset({"codegen"}),
+    "plans": frozenset({"codegen"}),
+    "study": PARTS - {"cli"} | {"wiring"},
     "cli": PARTS | {"wiring"},
     "wiring": PARTS - {"cli"},
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from bitwright.plan import Plan, parse_site_scheme
 from bitwright.runs import Scheme
-from bitwright.sensitivity import TILE_ROWS, Profile, ProfileHeader, SiteScores
+from bitwright.sensitivity import TILE_ROWS, Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
 from bitwright.site import Site
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -51,6 +51,12 @@ def scores(site: Site) -> SiteScores:
     return SiteScores(site.name, weights, {"a8g32": share * ACTIVATION})
 
 
+def storage_of(sites: tuple[Site, ...]) -> tuple[StoredMatrix | StoredTensor, ...]:
+    """Every matrix by itself, and one vector."""
+    matrices = [StoredMatrix(site.weight, (site.name,)) for site in sites if site.weight]
+    return (*matrices, StoredTensor("norm", "float32", (64,)))
+
+
 def write_profile(folder: Path, sites: tuple[Site, ...] = SITES, digest: str = "m" * 64) -> Profile:
     header = ProfileHeader(
         model="somewhere",
@@ -62,7 +68,7 @@ def write_profile(folder: Path, sites: tuple[Site, ...] = SITES, digest: str = "
         lanes=16,
         cores=2,
         sites=sites,
-        storage=(),
+        storage=storage_of(sites),
         weights=WEIGHTS,
         caches=tuple(f"{letter}{name}" for letter in "kv" for name in CACHES),
         metric="fisher",

@@ -31,6 +31,7 @@ VERBS = {
     "run": "Answer one prompt with an artifact.",
     "chat": "Talk with an artifact.",
     "plan": "Read plans: what differs, why, and pictures.",
+    "study": "Compare strategies: solve, compile, measure.",
     "bench": "Measure speed against this machine's bandwidth.",
     "eval": "Measure perplexity and divergence on a text.",
     "tune": "Search for faster kernels by measuring them.",

@@ -52,6 +52,8 @@ class Budgets:
             raise UsageError("a budget is not positive", limit="above 0")
         if self.context is not None and self.context < 1:
             raise UsageError(f"a context of {self.context} tokens", limit="at least 1", remedy="leave --context out")
+        if self.minimise is not None and self.minimise not in RESOURCES:
+            raise UsageError(f"'{self.minimise}' cannot be minimised", where="--minimise", limit=", ".join(RESOURCES))
         if self.objective == "kl" and self.max_kld is not None:
             raise UsageError("the divergence is bounded and minimised", remedy="minimise bytes or decode_ms instead")
 
@@ -98,6 +100,7 @@ class Allocation:
         binding: names of the bounds that hold the objective back.
         prices: resource name to what one more unit of it would save of the objective (Lagrange multipliers).
         decisions: by site, in the model's order.
+        measured: what was measured of the plan, such as ``measured_kl``; empty if nothing was.
     """
 
     plan: Plan
@@ -109,6 +112,7 @@ class Allocation:
     binding: tuple[Resource, ...]
     prices: Mapping[Resource, float]
     decisions: tuple[Decision, ...] = field(default=(), repr=False)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``bitwright allocate --json``."""
@@ -116,6 +120,7 @@ class Allocation:
             "bytes": self.bytes,
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "predicted": dict(self.predicted),
+            **({"measured": dict(self.measured)} if self.measured else {}),
             "gap": self.gap,
             "binding": list(self.binding),
             "prices": dict(self.prices),

@@ -27,6 +27,8 @@ from bitwright.version import __version__
 VERBS = {
     "doctor": "Show this machine: instruction sets, caches, bandwidth.",
     "inspect": "List a model's sites and their bytes at each scheme.",
+    "profile": "Score what every scheme of every site costs in quality.",
+    "allocate": "Choose every site's scheme under budgets: a plan.",
     "compile": "Compile a model to an artifact.",
     "run": "Answer one prompt with an artifact.",
     "chat": "Talk with an artifact.",

@@ -15,7 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bitwright"
 
-PARTS = frozenset({"frontend", "passes", "codegen", "autotune", "runtime", "harness", "cli"})
+PARTS = frozenset({"frontend", "passes", "codegen", "autotune", "runtime", "harness", "plans", "study", "cli"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "core": frozenset(),
     "frontend": frozenset(),
@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "harness": frozenset({"runtime"}),
     "passes": frozenset({"codegen"}),
     "autotune": frozenset({"codegen"}),
+    "plans": frozenset({"codegen"}),
+    "study": PARTS - {"cli"} | {"wiring"},
     "cli": PARTS | {"wiring"},
     "wiring": PARTS - {"cli"},
 }

@@ -27,5 +27,4 @@ def parse_size(text: str, option: str) -> int:
         )
     whole, _, fraction = match["number"].partition(".")
     unit = UNITS[match["unit"]]
-    count = int(whole + fraction) * unit // int("1" + "0" * len(fraction))
-    return count
+    return int(whole + fraction) * unit // int("1" + "0" * len(fraction))

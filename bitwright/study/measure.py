@@ -17,7 +17,7 @@ from bitwright.version import __version__
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
-    from bitwright.runtime.evaluate import Logits
+    from bitwright.runtime.rows import Logits
     from bitwright.runtime.session import Session
 
 Tell = Callable[[str], None]

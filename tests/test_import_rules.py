@@ -47,6 +47,7 @@ WIRING = frozenset(
         "latency_report",
         "pipeline",
         "profiling",
+        "quantization",
         "simulation",
         "storage",
         "tuning",

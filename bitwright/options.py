@@ -33,6 +33,7 @@ class Options:
         quantizer: how weights become codes.
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
+        equalise: move factors between neighbouring layers first, so that channels share scales better.
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
         chunk: most tokens in one call of prefill and score.
@@ -50,6 +51,7 @@ class Options:
     quantizer: QuantizerName = "rtn"
     calibration: Path | None = None
     calibration_cache: Path | None = None
+    equalise: bool = False
     target: str = "native"
     context: int | None = None
     chunk: int = DEFAULT_CHUNK
@@ -70,6 +72,12 @@ class Options:
                 where="--calibration" if self.calibration else "--calibration-cache",
                 remedy="choose a quantizer that does, such as --quantizer auto",
             )
+        if self.equalise and self.quantizer == "rtn":
+            raise UsageError(
+                "equalisation needs calibration, and round-to-nearest does not calibrate",
+                where="--equalise",
+                remedy="choose a quantizer that does, such as --quantizer auto",
+            )
         if self.cache_bits not in (None, 16, 32):
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
 
@@ -79,8 +87,9 @@ class Options:
         caches = f", caches {' '.join(given)}" if given else ""
         schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
         schemes = "by plan" if self.plan else schemes
+        quantizer = f"{self.quantizer}{', equalised' if self.equalise else ''}"
         return (
-            f"{schemes}, quantizer {self.quantizer}, target {self.target}, context {self.context or 'default'}, "
+            f"{schemes}, quantizer {quantizer}, target {self.target}, context {self.context or 'default'}, "
             f"chunk {self.chunk}"
         )
 
@@ -113,6 +122,7 @@ def make_options(
     quantizer: str = "rtn",
     calibration: str | Path | None = None,
     calibration_cache: str | Path | None = None,
+    equalise: bool = False,
     target: str = "native",
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
@@ -144,6 +154,7 @@ def make_options(
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=None if calibration is None else Path(calibration),
         calibration_cache=None if calibration_cache is None else Path(calibration_cache),
+        equalise=equalise,
         target=target,
         context=context,
         chunk=chunk,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
 from bitwright.calibration import calibrated
+from bitwright.equalisation import equalised
 from bitwright.errors import InputError, UsageError
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
@@ -100,6 +101,7 @@ def compile_model(
     Raises:
         InputError, UnsupportedError, UsageError: see the frontend, the passes and the artifact writer.
     """
+    from bitwright.passes.base import with_event
     from bitwright.runtime.artifact import check_destination
 
     options = options or Options()
@@ -114,6 +116,13 @@ def compile_model(
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
+        digests = {"tuning": schedules.digest} if schedules.used else {}
+        if options.equalise and moments is not None:
+            tell("equalise")
+            equal = equalised(imported, moments)
+            imported, moments = equal.model, equal.moments
+            digests["equalisation"] = equal.digest
+            program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
 
         def quantizing(matrix: str) -> None:
             tell(f"quantize {matrix}")
@@ -123,7 +132,6 @@ def compile_model(
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
-        digests = {"tuning": schedules.digest} if schedules.used else {}
         if moments is not None:
             digests["calibration"] = moments.digest
         return emission.write(imported, program, plan, target, options, output, tell, digests)

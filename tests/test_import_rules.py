@@ -28,7 +28,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 """Part -> other parts it may import; everybody may import core and itself."""
 
-WIRING = frozenset({"__init__", "pipeline", "calibration", "diagnosis", "emission", "inspection", "tuning"})
+WIRING = frozenset(
+    {"__init__", "pipeline", "calibration", "diagnosis", "emission", "equalisation", "inspection", "tuning"}
+)
 """Root modules that put the parts together, for the verbs; every other root module is core."""
 
 NEVER_IN_RUNTIME = frozenset({"tvm", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "transformers"})

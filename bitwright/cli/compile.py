@@ -40,6 +40,10 @@ def command(
     calibration_cache: Annotated[
         Path | None, typer.Option("--calibration-cache", metavar="DIR", help="Keep what calibration finds there.")
     ] = None,
+    equalise: Annotated[
+        bool,
+        typer.Option("--equalise", help="First move factors between layers, so that channels share scales better."),
+    ] = False,
     target: TargetOption = "native",
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
@@ -68,6 +72,7 @@ def command(
         quantizer=quantizer,
         calibration=calibration,
         calibration_cache=calibration_cache,
+        equalise=equalise,
         target=target,
         context=context,
         chunk=chunk,

@@ -40,12 +40,13 @@ def equalised(model: ImportedModel, moments: Moments) -> Equalised:
     """
     from bitwright.frontend.equalise.apply import factors_of, scaled, spread
     from bitwright.frontend.equalise.places import places
+    from bitwright.passes.quantizers.objective import conditional
 
     factors, by_activation = {}, {}
     digest = hashlib.sha256()
     for place in places(model.graph):
-        energy = np.diag(moments.store.get(place.activation)).astype(np.float64)
-        factors[place] = factors_of(model.graph, place, energy)
+        cost = conditional(moments.store.get(place.activation))
+        factors[place] = factors_of(model.graph, place, cost)
         by_activation[place.activation] = spread(place, factors[place])
         digest.update(np.ascontiguousarray(factors[place], dtype="<f4").tobytes())
     if not factors:

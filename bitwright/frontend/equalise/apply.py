@@ -34,12 +34,12 @@ def spread(place: Place, factors: Floats) -> Floats:
     return result
 
 
-def factors_of(model: ir.Model, place: Place, energy: Doubles) -> Floats:
-    """The best factors of a place; ``energy`` H_jj of its activation, float64 [inputs]."""
+def factors_of(model: ir.Model, place: Place, cost: Doubles) -> Floats:
+    """The best factors of a place; ``cost``: of an error in each input of its readers, float64 [inputs]."""
     weights = [_array(model.graph.initializers[name]) for name in place.readers]
     square = sum(np.square(weight, dtype=np.float64).sum(axis=1) for weight in weights)
     magnitude = np.asarray(square) / sum(weight.shape[1] for weight in weights)
-    return best_factors(_gathered(place, energy), _gathered(place, magnitude))
+    return best_factors(_gathered(place, cost), _gathered(place, magnitude))
 
 
 def _gathered(place: Place, values: Doubles) -> Doubles:

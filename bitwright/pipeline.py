@@ -19,14 +19,16 @@ from bitwright.errors import InputError, UsageError
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
+from bitwright.quantization import quantization
 from bitwright.target import Target
 
 if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules
     from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
-    from bitwright.moments import Moments
     from bitwright.passes.base import Pass
+    from bitwright.passes.quantizers.matrix import Quantizer
+    from bitwright.program import Parameter
     from bitwright.runtime.artifact import Artifact
 
 Progress = Callable[[str], None]
@@ -44,15 +46,13 @@ def transformations(
     plan: Plan,
     target: Target,
     schedules: Schedules | None = None,
-    moments: Moments | None = None,
-    tell: Progress | None = None,
+    quantizer_of: Callable[[Parameter], Quantizer] | None = None,
 ) -> list[Pass]:
     """The phases between finding the sites and code generation, in order.
 
     Args:
         schedules: choose kernels' knobs.
-        moments: what the options' quantizer calibrated on; they must stay readable until the weights are written.
-        tell: called with the name of each matrix as it is quantized.
+        quantizer_of: turns matrices into codes when the weights are written; None: round to nearest.
     """
     from bitwright.codegen.isa import select_isa
     from bitwright.codegen.linear import default_schedule
@@ -73,7 +73,7 @@ def transformations(
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
-        Quantize(isa, SiteQuantizers(options.quantizer, moments, tell)),
+        Quantize(isa, quantizer_of or SiteQuantizers()),
         FuseQuantize(),
         Lower(isa, target.cores, schedules or default_schedule),
         FlattenDecode(target.cores, isa.lanes),
@@ -116,25 +116,20 @@ def compile_model(
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
-        digests = {"tuning": schedules.digest} if schedules.used else {}
-        if options.equalise and moments is not None:
-            tell("equalise")
-            equal = equalised(imported, moments)
+        equal = equalised(imported, moments) if options.equalise and moments is not None else None
+        if equal is not None:
             imported, moments = equal.model, equal.moments
-            digests["equalisation"] = equal.digest
             program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
-
-        def quantizing(matrix: str) -> None:
-            tell(f"quantize {matrix}")
-
-        phases = transformations(options, plan, target, schedules, moments, quantizing)
+        coding = quantization(imported, program, plan, options, moments, tell)
+        phases = transformations(options, plan, target, schedules, coding.quantizer_of)
         for number, phase in enumerate(phases, start=3):
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
-        if moments is not None:
-            digests["calibration"] = moments.digest
-        return emission.write(imported, program, plan, target, options, output, tell, digests)
+        digests = {**coding.digests, **({"tuning": schedules.digest} if schedules.used else {})}
+        if equal is not None:
+            digests["equalisation"] = equal.digest
+        return emission.write(imported, program, plan, target, options, output, tell, digests, coding.description)
 
 
 def tuned_schedules(options: Options, target: Target) -> TunedSchedules:

@@ -44,6 +44,10 @@ def command(
         bool,
         typer.Option("--equalise", help="First move factors between layers, so that channels share scales better."),
     ] = False,
+    distill: Annotated[
+        int,
+        typer.Option(metavar="STEPS", help="Then train codes and scales for so many steps on --calibration FILE."),
+    ] = 0,
     target: TargetOption = "native",
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
@@ -73,6 +77,7 @@ def command(
         calibration=calibration,
         calibration_cache=calibration_cache,
         equalise=equalise,
+        distill=distill,
         target=target,
         context=context,
         chunk=chunk,

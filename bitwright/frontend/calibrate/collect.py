@@ -4,7 +4,7 @@ Memory is bounded by a number of bytes of moments: the activations are taken in 
 and every pass over the text runs only as far into the graph as the last of them. Moments are stored when their pass is
 over, so that an interrupted calibration goes on with the passes that are missing.
 
-Tokens count the same, or by the gradients at the layers' outputs (see ``gradients.py``): then every pass runs through
+Tokens count the same, or by the gradients at the layers' outputs (see ``weighting.py``): then every pass runs through
 the whole graph and back.
 """
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from bitwright.frontend.calibrate.gradients import weighted_moments
 from bitwright.frontend.calibrate.products import products
+from bitwright.frontend.calibrate.weighting import weighted_moments
 from bitwright.moments import Moments, MomentStore
 
 if TYPE_CHECKING:

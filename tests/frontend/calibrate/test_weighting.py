@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bitwright.frontend.calibrate.collect import collect
+from bitwright.frontend.calibrate.gradients import sampled_labels
 from bitwright.frontend.calibrate.products import products
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.moments import MomentStore
@@ -27,10 +28,9 @@ def test_a_token_counts_by_the_gradient_at_the_products(tmp_path: Path, tied: bo
 
     listed = products(model.graph)
     interpreter = Interpreter(model.graph)
-    generator = torch.Generator().manual_seed(0)
     sums = {p.activation: np.zeros((p.inputs, p.inputs)) for p in listed}
     masses = dict.fromkeys(sums, 0.0)
-    for window in windows:
+    for number, window in enumerate(windows):
         seen: dict[str, torch.Tensor] = {}
 
         def add_zero(name: str, value: torch.Tensor, seen: dict[str, torch.Tensor] = seen) -> torch.Tensor:
@@ -40,7 +40,7 @@ def test_a_token_counts_by_the_gradient_at_the_products(tmp_path: Path, tied: bo
         names = [p.output for p in listed]
         with interpreter.observe(names, add_zero):
             logits = interpreter.run(interpreter.feeds(window), ("logits",))["logits"][0]
-        answers = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)
+        answers = sampled_labels(logits.detach().softmax(-1), 0, number)[:, None]
         likelihood = logits.log_softmax(-1).gather(1, answers).sum()
         gradients = dict(zip(names, torch.autograd.grad(likelihood, [seen[n] for n in names]), strict=True))
         inputs = interpreter.run(interpreter.feeds(window), list(sums))

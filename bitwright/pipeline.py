@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
 from bitwright.calibration import calibrated
+from bitwright.equalisation import equalised
 from bitwright.errors import InputError, UsageError
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
@@ -100,6 +101,7 @@ def compile_model(
     Raises:
         InputError, UnsupportedError, UsageError: see the frontend, the passes and the artifact writer.
     """
+    from bitwright.passes.base import with_event
     from bitwright.runtime.artifact import check_destination
 
     options = options or Options()
@@ -114,6 +116,10 @@ def compile_model(
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
+        equal = equalised(imported, moments) if options.equalise and moments is not None else None
+        if equal is not None:
+            imported, moments = equal.model, equal.moments
+            program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
         coding = quantization(imported, program, plan, options, moments, tell)
         phases = transformations(options, plan, target, schedules, coding.quantizer_of)
         for number, phase in enumerate(phases, start=3):
@@ -121,6 +127,8 @@ def compile_model(
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
         digests = {**coding.digests, **({"tuning": schedules.digest} if schedules.used else {})}
+        if equal is not None:
+            digests["equalisation"] = equal.digest
         return emission.write(imported, program, plan, target, options, output, tell, digests, coding.description)
 
 

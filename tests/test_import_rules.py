@@ -42,6 +42,7 @@ WIRING = frozenset(
         "diagnosis",
         "distillation",
         "emission",
+        "equalisation",
         "inspection",
         "latencies",
         "latency_report",

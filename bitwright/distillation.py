@@ -63,8 +63,6 @@ def distilled(
         UsageError: there is not enough memory.
         InputError: the calibration text cannot be read or is too short.
     """
-    import torch
-
     from bitwright.frontend.distill.student import Student
     from bitwright.frontend.distill.train import train
     from bitwright.frontend.interpreter import Interpreter
@@ -90,13 +88,34 @@ def distilled(
         tell(f"distill: step {done} of {options.distill}, divergence {divergence:.4f}")
 
     tell("distill: divergence before")
-    outcome = train(student, interpreter, windows, held_out, options.distill, progress=progress)
-    digest = hashlib.sha256(
-        f"{model.digest} {sorted((k, v.name) for k, v in schemes.items())} {options.quantizer} {options.distill} "
-        f"{torch.get_num_threads()} ".encode()
-        + windows.tobytes()
-    ).hexdigest()
+    digest = _digest(model, schemes, options, start, windows)
+    kept = options.calibration_cache
+    checkpoint = None if kept is None else kept / f"distilling-{digest[:32]}.pt"
+    outcome = train(student, interpreter, windows, held_out, options.distill, checkpoint=checkpoint, progress=progress)
     return _chosen(start, student, schemes, outcome, digest)
+
+
+def _digest(
+    model: ImportedModel,
+    schemes: Mapping[str, WeightsScheme],
+    options: Options,
+    start: Mapping[str, tuple[QuantizedMatrix, ...]],
+    windows: Ids,
+) -> str:
+    """What training depends on, as sha256. Sums of floats are formed in an order that the number of threads decides."""
+    import torch
+
+    from bitwright.frontend.distill.train import recipe
+
+    digest = hashlib.sha256(
+        f"{model.digest} {options.distill} {torch.get_num_threads()} {recipe()} {windows.shape} ".encode()
+    )
+    digest.update(np.ascontiguousarray(windows, dtype="<i8").tobytes())
+    for name, runs in start.items():
+        digest.update(f"{name} {schemes[name]} ".encode())
+        for run in runs:
+            digest.update(run.codes.tobytes() + run.scales.tobytes())
+    return digest.hexdigest()
 
 
 def _packed_schemes(program: Program, plan: Plan) -> dict[str, WeightsScheme]:

@@ -114,6 +114,7 @@ def test_the_artifact_computes_what_was_trained(model: ImportedModel, text: Path
     program, plan, result = run(model, options)
     artifact = pipeline.compile_model(model, tmp_path / "out", options)
     assert artifact.manifest.digests["distillation"] == result.digest
+    assert f"{result.after:.4f} after" in (artifact.folder / "report.md").read_text()
     interpreter = Interpreter(model.graph)
     ids = np.arange(40) % 101
     plain = interpreter.logits(ids)
@@ -128,6 +129,46 @@ def test_the_artifact_computes_what_was_trained(model: ImportedModel, text: Path
     found = load(artifact.folder).logits(ids)
     assert np.abs(found - exact).max() < 1e-3 * np.abs(exact).max()
     assert np.abs(plain - exact).max() > 0.05 * np.abs(exact).max()
+
+
+def test_an_interrupted_training_goes_on(
+    model: ImportedModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitwright.frontend.distill.train.KEEP_EVERY", 5)
+    options = make_options(
+        scheme="u2g32a8", quantizer="auto", distill=STEPS, calibration=text, calibration_cache=tmp_path / "kept"
+    )
+    program, plan = planned(model, options)
+    told: list[str] = []
+
+    def interrupt(line: str) -> None:
+        told.append(line)
+        if "step 12 " in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distilled(model, program, plan, options, SiteQuantizers(), interrupt)
+    told.clear()
+    resumed = distilled(model, program, plan, options, SiteQuantizers(), told.append)
+    assert [line.split()[2] for line in told if "step" in line] == [str(n) for n in range(11, STEPS + 1)]
+    _, _, whole = run(model, replace(options, calibration_cache=None))
+    assert resumed.after == whole.after
+    for name, matrices in whole.matrices.items():
+        np.testing.assert_array_equal(resumed.matrices[name][0].codes, matrices[0].codes)
+    told.clear()
+    assert distilled(model, program, plan, options, SiteQuantizers(), told.append).after == whole.after
+    assert not any("step" in line for line in told)
+
+
+def test_a_damaged_state_is_named(model: ImportedModel, text: Path, tmp_path: Path) -> None:
+    options = make_options(
+        scheme="u2g32a8", quantizer="auto", distill=2, calibration=text, calibration_cache=tmp_path / "kept"
+    )
+    run(model, options)
+    (state,) = (tmp_path / "kept").glob("distilling-*.pt")
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match="interrupted distillation"):
+        run(model, options)
 
 
 def test_it_needs_a_text(model: ImportedModel) -> None:

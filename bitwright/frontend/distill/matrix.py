@@ -7,7 +7,6 @@ estimator, Bengio et al. 2013), and scales get the gradient of the product (lear
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +98,6 @@ class TrainableRows:
             {"params": [self.latent], "lr": 0.0, "rate": codes * self._rows.step},
             {"params": [self.scales], "lr": 0.0, "rate": scales * size},
         ]
-
-    def state(self) -> Mapping[str, torch.Tensor]:
-        return {"latent": self.latent, "scales": self.scales}
 
 
 def _nearest(x: Floats, numbers: Floats) -> Floats:

@@ -57,6 +57,10 @@ class Student:
         """Parameter groups for an optimizer; see :meth:`TrainableRows.groups`."""
         return [group for runs in self.matrices.values() for run in runs for group in run.groups(codes, scales)]
 
+    def leaves(self) -> list[torch.Tensor]:
+        """What is trained, in an order that the matrices' decides."""
+        return [leaf for runs in self.matrices.values() for run in runs for leaf in (run.latent, run.scales)]
+
     def quantized(self) -> dict[str, tuple[QuantizedRows, ...]]:
         """The runs of each matrix as they are now."""
         return {name: tuple(run.quantized() for run in runs) for name, runs in self.matrices.items()}

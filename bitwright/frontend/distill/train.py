@@ -11,11 +11,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bitwright.errors import NumericalError
+from bitwright.frontend.distill.checkpoint import keep, restore
 from bitwright.frontend.distill.student import Student, log_probabilities
 
 if TYPE_CHECKING:
@@ -31,8 +34,16 @@ SCALE_RATE = 1e-3
 """Share of the scales' mean size that a scale moves per training step, at most."""
 
 WARM_UP = 10
+KEEP_EVERY = 25
+"""Training steps between two states that are kept: each takes twelve bytes per weight."""
+
 BETAS = (0.9, 0.95)
 SEED = 0
+
+
+def recipe() -> str:
+    """All that training depends on besides its arguments."""
+    return f"1 {CODE_RATE} {SCALE_RATE} {WARM_UP} {BETAS} {SEED} {has_bf16_products()}"
 
 
 @dataclass(frozen=True)
@@ -48,18 +59,34 @@ Progress = Callable[[int, float], None]
 
 
 def train(
-    student: Student, teacher: Interpreter, windows: Ids, held_out: Ids, steps: int, *, progress: Progress | None = None
+    student: Student,
+    teacher: Interpreter,
+    windows: Ids,
+    held_out: Ids,
+    steps: int,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
 ) -> Trained:
     """Take ``steps`` training steps over ``windows`` int64 [windows, tokens], in an order that a fixed seed draws.
 
+    Args:
+        checkpoint: file that keeps the state of an interrupted training, which then goes on where it was kept; it stays
+            when training is over. Whoever names it answers for everything that training depends on.
+
     Raises:
+        InputError: the checkpoint is damaged.
         NumericalError: the divergence is not a number.
     """
     import torch
 
     optimizer = torch.optim.Adam(student.groups(CODE_RATE, SCALE_RATE), betas=BETAS)
-    before, running = divergence(student, teacher, held_out), math.nan
-    for done, number in enumerate(_order(len(windows), steps)):
+    before, running, first = math.nan, math.nan, 0
+    if checkpoint is not None and checkpoint.exists():
+        before, running, first = restore(checkpoint, student, optimizer)
+    else:
+        before = divergence(student, teacher, held_out)
+    for done, number in islice(enumerate(_order(len(windows), steps)), first, None):
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * _schedule(done, steps)
         with _half_products():
@@ -80,6 +107,8 @@ def train(
         running = value if math.isnan(running) else 0.95 * running + 0.05 * value
         if progress is not None:
             progress(done + 1, running)
+        if checkpoint is not None and ((done + 1) % KEEP_EVERY == 0 or done + 1 == steps):
+            keep(checkpoint, student, optimizer, (before, running, done + 1))
     return Trained(before, divergence(student, teacher, held_out))
 
 

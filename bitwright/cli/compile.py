@@ -15,9 +15,9 @@ from bitwright.cli.options import (
     MaxKldOption,
     ModelArgument,
     TargetOption,
-    parse_size,
 )
 from bitwright.errors import UsageError
+from bitwright.sizes import parse_size
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel

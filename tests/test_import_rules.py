@@ -39,6 +39,7 @@ WIRING = frozenset(
         "calibration",
         "contributions",
         "correction",
+        "cross_check",
         "diagnosis",
         "distillation",
         "emission",

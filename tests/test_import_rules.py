@@ -31,7 +31,17 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 """Part -> other parts it may import; everybody may import core and itself."""
 
 WIRING = frozenset(
-    {"__init__", "pipeline", "calibration", "diagnosis", "emission", "inspection", "tuning"}
+    {
+        "__init__",
+        "pipeline",
+        "calibration",
+        "diagnosis",
+        "emission",
+        "inspection",
+        "tuning",
+        "latencies",
+        "latency_report",
+    }
     | {"profiling", "allocating", "correction", "contributions", "simulation", "storage"}
 )
 """Root modules that put the parts together, for the verbs; every other root module is core."""

@@ -37,6 +37,7 @@ VERBS = {
     "bench": "Measure speed against this machine's bandwidth.",
     "eval": "Measure perplexity and divergence on a text.",
     "tune": "Search for faster kernels by measuring them.",
+    "latency": "Measure and predict how long each scheme takes.",
     "verify": "Check an artifact's digests and target.",
 }
 """Name and one-line help of each verb, in the order of ``bitwright --help``."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bitwright.cli import console
-from bitwright.cli.options import JsonOption, ModelArgument, ThreadsOption, parse_counts
+from bitwright.cli.options import JsonOption, ModelArgument, ThreadsOption, parse_counts, parse_size
 
 
 def command(
@@ -58,7 +58,6 @@ def command(
     Nothing is simulated. What was measured is kept: an interrupted study goes on when it is repeated, and more budgets
     or strategies can be added to a report.
     """
-    from bitwright.sizes import parse_size
     from bitwright.study.registered import STRATEGIES, chosen
     from bitwright.study.request import DEFAULT_STRATEGIES, StudyRequest
     from bitwright.study.run import run_study

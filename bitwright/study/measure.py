@@ -29,12 +29,14 @@ class Laboratory:
 
     Attributes:
         digest: of the canonical model.
+        calibration: folder that keeps what the quantizer calibrated on, such as the profile's.
         model: read when something must be compiled or compared, once.
     """
 
     request: StudyRequest
     folder: Path
     digest: str
+    calibration: Path
     tell: Tell
     _model: list[ImportedModel] = field(default_factory=list, repr=False)
     _reference: list[Logits] = field(default_factory=list, repr=False)
@@ -106,7 +108,7 @@ class Laboratory:
             plan=cell.plan,
             quantizer=self.request.quantizer,
             calibration=self.request.calibration if calibrates else None,
-            calibration_cache=self.folder / "calibration" if calibrates else None,
+            calibration_cache=self.calibration if calibrates else None,
             target=cell.target,
             context=self.request.context,
         )

@@ -49,7 +49,7 @@ def run_study(
     desk = Desk(request, folder, tell)
     digest = desk.digest(strategies)
     cells = list(desk.cells(strategies))
-    laboratory = Laboratory(request, folder, digest, tell)
+    laboratory = Laboratory(request, folder, digest, desk.calibration(strategies), tell)
     for number, cell in enumerate(cells):
         if progress is not None:
             progress(number, len(cells))

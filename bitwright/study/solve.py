@@ -57,6 +57,10 @@ class Desk:
             )
         return digests.pop()
 
+    def calibration(self, strategies: tuple[Strategy, ...]) -> Path:
+        """The folder in which a profile keeps what its quantizer calibrated on."""
+        return self.profile(strategies[0].metric).folder / "calibration"
+
     def profile(self, metric: str) -> Profile:
         """The profile of a metric: one that was given, one in the folder, or a new one."""
         if metric not in self._profiles:
@@ -73,7 +77,7 @@ class Desk:
             metric=metric,
             quantizer=request.quantizer,
             calibration=request.calibration,
-            codes=self.folder / "codes",
+            codes=self.folder / "profiles" / "codes",
         )
         return profile_model(
             request.model,

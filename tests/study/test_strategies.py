@@ -101,7 +101,9 @@ def test_a_threshold_bounds_the_loss_per_weight(tmp_path: Path) -> None:
 
     bound = max(statistic(site, plan.schemes[site].name) for site in shape)
     for site in shape:
-        menu = [d for d in problem.menu(site) if d.uses["bytes"] < problem.costs.of(site, plan.schemes[site]).uses["bytes"]]
+        menu = [
+            d for d in problem.menu(site) if d.uses["bytes"] < problem.costs.of(site, plan.schemes[site]).uses["bytes"]
+        ]
         assert all(statistic(site, d.scheme.name) > bound for d in menu)
 
 

@@ -72,8 +72,8 @@ def calibration_windows(
     return text_windows(model, text)
 
 
-def text_windows(model: ImportedModel, text: Path | None) -> Ids:
-    """Windows of a text file in the model's tokens, int64 [windows, tokens]."""
+def text_windows(model: ImportedModel, text: Path | None, most: int = WINDOWS) -> Ids:
+    """At most ``most`` windows of a text file in the model's tokens, int64 [windows, tokens]."""
     from tokenizers import Tokenizer
 
     from bitwright.frontend.calibrate.windows import spread
@@ -99,7 +99,7 @@ def text_windows(model: ImportedModel, text: Path | None) -> Ids:
     tokenizer.no_truncation()
     tokens = np.array(tokenizer.encode(content, add_special_tokens=False).ids, dtype=np.int64)
     try:
-        return spread(tokens, min(LENGTH, model.context), WINDOWS)
+        return spread(tokens, min(LENGTH, model.context), most)
     except InputError as error:
         error.where = str(text)
         raise

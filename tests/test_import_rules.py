@@ -15,12 +15,13 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bitwright"
 
-PARTS = frozenset({"frontend", "passes", "codegen", "autotune", "runtime", "plans", "study", "cli"})
+PARTS = frozenset({"frontend", "passes", "codegen", "autotune", "runtime", "harness", "plans", "study", "cli"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "core": frozenset(),
     "frontend": frozenset(),
     "codegen": frozenset(),
     "runtime": frozenset(),
+    "harness": frozenset({"runtime"}),
     "passes": frozenset({"codegen"}),
     "autotune": frozenset({"codegen"}),
     "plans": frozenset({"codegen"}),
@@ -33,21 +34,28 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 WIRING = frozenset(
     {
         "__init__",
-        "pipeline",
+        "allocating",
+        "budgeted",
         "calibration",
+        "contributions",
+        "correction",
         "diagnosis",
+        "distillation",
         "emission",
         "inspection",
-        "tuning",
         "latencies",
         "latency_report",
+        "pipeline",
+        "profiling",
+        "simulation",
+        "storage",
+        "tuning",
     }
-    | {"profiling", "allocating", "correction", "contributions", "simulation", "storage"}
 )
 """Root modules that put the parts together, for the verbs; every other root module is core."""
 
 NEVER_IN_RUNTIME = frozenset({"tvm", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "transformers"})
-SLOW = frozenset({"tvm", "torch", "transformers", "onnxruntime", "xgboost"})
+SLOW = frozenset({"tvm", "torch", "transformers", "onnxruntime", "xgboost", "lm_eval"})
 """Packages that take long to import: never on the way to `bitwright --help`."""
 
 

@@ -33,7 +33,9 @@ def command(
     context: Annotated[
         int | None, typer.Option("--context", help="Cached tokens that count as bytes. Default: the cache does not.")
     ] = None,
-    quantizer: Annotated[str, typer.Option("--quantizer", help="As of compile.")] = "auto",
+    quantizer: Annotated[
+        str | None, typer.Option("--quantizer", help="As of compile. Default: the profile's, else auto.")
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option("--calibration", metavar="FILE", help="As of compile. Default: the model samples one."),

@@ -9,6 +9,7 @@ from pathlib import Path
 from bitwright.allocation import Budgets, Resource
 from bitwright.drawing import write_whole
 from bitwright.errors import InfeasibleError, InputError
+from bitwright.options import QuantizerName
 from bitwright.passes.allocate.choices import Latencies
 from bitwright.plans.costs import Costs
 from bitwright.runs import Scheme
@@ -20,6 +21,8 @@ from bitwright.study.problem import Problem, Schemes
 from bitwright.study.request import StudyRequest
 from bitwright.study.restricted import retargeted
 from bitwright.study.strategy import Strategy
+
+DEFAULT_QUANTIZER: QuantizerName = "auto"
 
 Tell = Callable[[str], None]
 
@@ -57,9 +60,19 @@ class Desk:
             )
         return digests.pop()
 
-    def calibration(self, strategies: tuple[Strategy, ...]) -> Path:
-        """The folder in which a profile keeps what its quantizer calibrated on."""
-        return self.profile(strategies[0].metric).folder / "calibration"
+    @property
+    def quantizer(self) -> QuantizerName:
+        """The one that was asked for, else that of the profiles that were given."""
+        if self.request.quantizer is not None:
+            return self.request.quantizer
+        for path in self.request.profiles:
+            return Profile.read(path).header.quantizer  # type: ignore[return-value]  # it was one when it was profiled
+        return DEFAULT_QUANTIZER
+
+    def codes(self, profile: Profile) -> Path | None:
+        """The folder in which a profile kept codes of this study's quantizer, None if it kept none."""
+        kept = profile.folder / "codes"
+        return kept if profile.header.quantizer == self.quantizer and kept.exists() else None
 
     def profile(self, metric: str) -> Profile:
         """The profile of a metric: one that was given, one in the folder, or a new one."""
@@ -75,9 +88,9 @@ class Desk:
         options = ProfileOptions(
             target=request.targets[0],
             metric=metric,
-            quantizer=request.quantizer,
+            quantizer=self.quantizer,
             calibration=request.calibration,
-            codes=self.folder / "profiles" / "codes",
+            codes=self.folder / "profiles" / metric / "codes",
         )
         return profile_model(
             request.model,

@@ -30,6 +30,10 @@ def command(
         list[Path] | None,
         typer.Option("--profile", metavar="DIR", help="Made by `bitwright profile` (may be repeated). Else made here."),
     ] = None,
+    latencies: Annotated[
+        list[Path] | None,
+        typer.Option("--latencies", metavar="TABLE", help="Made by `bitwright latency -o` (may be repeated)."),
+    ] = None,
     context: Annotated[
         int | None, typer.Option("--context", help="Cached tokens that count as bytes. Default: the cache does not.")
     ] = None,
@@ -76,6 +80,7 @@ def command(
         strategies=names,
         targets=tuple(target or ["native"]),
         profiles=tuple(profile or []),
+        latencies=tuple(latencies or []),
         context=context,
         quantizer=quantizer,  # type: ignore[arg-type]  # checked at birth
         calibration=calibration,

@@ -26,6 +26,7 @@ class StudyRequest:
         strategies: names or patterns.
         targets: names that ``Target.parse`` knows; plans for each are measured on all of them.
         profiles: folders made by ``bitwright profile``; what is missing is profiled into the report's folder.
+        latencies: files made by ``bitwright latency``, beside the user's own.
         context: cached tokens that count; None: caches do not.
         quantizer: how weights become codes; None: as in the profiles, else the best.
         calibration: text that it calibrates on; None: text that the model samples itself.
@@ -42,6 +43,7 @@ class StudyRequest:
     strategies: tuple[str, ...] = DEFAULT_STRATEGIES
     targets: tuple[str, ...] = ("native",)
     profiles: tuple[Path, ...] = ()
+    latencies: tuple[Path, ...] = ()
     context: int | None = None
     quantizer: QuantizerName | None = None
     calibration: Path | None = None

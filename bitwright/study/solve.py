@@ -130,13 +130,17 @@ class Desk:
     def latencies(self, header: ProfileHeader) -> Latencies | None:
         """What is known of the target's kernels for this model: measured before, by ``bitwright latency``."""
         from bitwright.autotune.costs import SiteCosts
+        from bitwright.autotune.latency_file import read_table
         from bitwright.autotune.predict import Model
         from bitwright.latencies import Request, table_of
 
-        table, _ = table_of(Request(target=header.target_name))
-        if not any(anchor.model == header.digest for anchor in table.anchors):
-            return None
-        return SiteCosts(table, Model(header.sites, header.digest), context=self.request.context or 1)
+        tables = [read_table(path) for path in self.request.latencies]
+        tables.append(table_of(Request(target=header.target_name))[0])
+        for table in tables:
+            of_model = any(anchor.model == header.digest for anchor in table.anchors)
+            if table.fingerprint == header.target and of_model:
+                return SiteCosts(table, Model(header.sites, header.digest), context=self.request.context or 1)
+        return None
 
 
 def _on_each_other(own: list[Cell]) -> Iterator[Cell]:

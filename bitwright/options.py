@@ -33,6 +33,8 @@ class Options:
         quantizer: how weights become codes.
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
+        codes: folder of a profile's kept codes, made of the same model by the same quantizer.
+        distill: training steps of codes and scales after quantization; needs ``calibration``.
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
         chunk: most tokens in one call of prefill and score.
@@ -50,6 +52,8 @@ class Options:
     quantizer: QuantizerName = "rtn"
     calibration: Path | None = None
     calibration_cache: Path | None = None
+    codes: Path | None = None
+    distill: int = 0
     target: str = "native"
     context: int | None = None
     chunk: int = DEFAULT_CHUNK
@@ -64,7 +68,15 @@ class Options:
             raise UsageError(f"a prefill chunk of {self.chunk} tokens", limit=f"1 to {LARGEST_CHUNK}")
         if self.quantizer not in QUANTIZERS:
             raise UsageError(f"'{self.quantizer}' is not a quantizer", limit=", ".join(QUANTIZERS), remedy="use auto")
-        if self.quantizer == "rtn" and (self.calibration or self.calibration_cache):
+        if self.distill < 0:
+            raise UsageError(f"{self.distill} steps of distillation", limit="0 or more", remedy="try --distill 300")
+        if self.distill and self.calibration is None:
+            raise UsageError(
+                "distillation needs a text to train on",
+                where="--distill",
+                remedy="name one with --calibration: some hundred thousand tokens of what the model will read",
+            )
+        if self.quantizer == "rtn" and not self.distill and (self.calibration or self.calibration_cache):
             raise UsageError(
                 "round-to-nearest does not calibrate",
                 where="--calibration" if self.calibration else "--calibration-cache",
@@ -78,10 +90,11 @@ class Options:
         given = [str(scheme) for scheme in (self.keys, self.values) if scheme is not None]
         caches = f", caches {' '.join(given)}" if given else ""
         schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
+        distilled = f" and {self.distill} steps of distillation" if self.distill else ""
         schemes = "by plan" if self.plan else schemes
         return (
-            f"{schemes}, quantizer {self.quantizer}, target {self.target}, context {self.context or 'default'}, "
-            f"chunk {self.chunk}"
+            f"{schemes}, quantizer {self.quantizer}{distilled}, target {self.target}, "
+            f"context {self.context or 'default'}, chunk {self.chunk}"
         )
 
 
@@ -113,6 +126,7 @@ def make_options(
     quantizer: str = "rtn",
     calibration: str | Path | None = None,
     calibration_cache: str | Path | None = None,
+    distill: int = 0,
     target: str = "native",
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
@@ -144,6 +158,7 @@ def make_options(
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=None if calibration is None else Path(calibration),
         calibration_cache=None if calibration_cache is None else Path(calibration_cache),
+        distill=distill,
         target=target,
         context=context,
         chunk=chunk,

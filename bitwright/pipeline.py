@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
 from bitwright.calibration import calibrated
+from bitwright.distillation import distilled
 from bitwright.errors import InputError, UsageError
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules
     from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
-    from bitwright.moments import Moments
     from bitwright.passes.base import Pass
+    from bitwright.passes.quantizers.matrix import Quantizer
+    from bitwright.program import Parameter
     from bitwright.runtime.artifact import Artifact
 
 Progress = Callable[[str], None]
@@ -43,15 +45,13 @@ def transformations(
     plan: Plan,
     target: Target,
     schedules: Schedules | None = None,
-    moments: Moments | None = None,
-    tell: Progress | None = None,
+    quantizer_of: Callable[[Parameter], Quantizer] | None = None,
 ) -> list[Pass]:
     """The phases between finding the sites and code generation, in order.
 
     Args:
         schedules: choose kernels' knobs.
-        moments: what the options' quantizer calibrated on; they must stay readable until the weights are written.
-        tell: called with the name of each matrix as it is quantized.
+        quantizer_of: turns matrices into codes when the weights are written; None: round to nearest.
     """
     from bitwright.codegen.isa import select_isa
     from bitwright.codegen.linear import default_schedule
@@ -72,7 +72,7 @@ def transformations(
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
-        Quantize(isa, SiteQuantizers(options.quantizer, moments, tell)),
+        Quantize(isa, quantizer_of or SiteQuantizers()),
         FuseQuantize(),
         Lower(isa, target.cores, schedules or default_schedule),
         FlattenDecode(target.cores, isa.lanes),
@@ -100,6 +100,9 @@ def compile_model(
     Raises:
         InputError, UnsupportedError, UsageError: see the frontend, the passes and the artifact writer.
     """
+    from bitwright.passes.quantizers.kept import KeptCodes, KeptQuantizers
+    from bitwright.passes.quantizers.ready import ReadyMatrices
+    from bitwright.passes.quantizers.sites import SiteQuantizers
     from bitwright.runtime.artifact import check_destination
 
     options = options or Options()
@@ -118,14 +121,22 @@ def compile_model(
         def quantizing(matrix: str) -> None:
             tell(f"quantize {matrix}")
 
-        phases = transformations(options, plan, target, schedules, moments, quantizing)
+        quantizer_of: Callable[[Parameter], Quantizer] = SiteQuantizers(options.quantizer, moments, quantizing)
+        if options.codes is not None:
+            rows = {site.weight: (site.name, site.shape[0]) for site in program.sites if site.weight}
+            quantizer_of = KeptQuantizers(KeptCodes(options.codes), rows, quantizer_of)
+        digests = {"tuning": schedules.digest} if schedules.used else {}
+        if moments is not None:
+            digests["calibration"] = moments.digest
+        if options.distill:
+            trained = distilled(imported, program, plan, options, quantizer_of, tell)
+            quantizer_of = ReadyMatrices(trained.matrices, quantizer_of)
+            digests["distillation"] = trained.digest
+        phases = transformations(options, plan, target, schedules, quantizer_of)
         for number, phase in enumerate(phases, start=3):
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
-        digests = {"tuning": schedules.digest} if schedules.used else {}
-        if moments is not None:
-            digests["calibration"] = moments.digest
         return emission.write(imported, program, plan, target, options, output, tell, digests)
 
 

@@ -34,15 +34,21 @@ class Chain:
     """
 
     def __init__(self, kernel: StepKernel, threads: int, target: Target, arena: Arena) -> None:
-        import tvm_ffi
-
         self.kernel, self.threads = kernel, threads
         self.calls = min(max(CALL_BYTES // max(kernel.cold_bytes, 1), LEAST_CALLS), MOST_CALLS)
         self._arena, self._generation = arena, 0
-        program, schedule = _program(kernel, threads, self.calls)
-        self._function = _compile(kernel, program, schedule, target)
+        program, self._schedule = _program(kernel, threads, self.calls)
+        self._function = _compile(kernel, program, self._schedule, target)
+        self._hot: dict[str, npt.NDArray[Any]] = {}
+        self._arguments: tuple[Any, ...] = ()
+
+    def place(self) -> None:
+        """Take memory for what stays in cache: before runs, and again after the arena was released."""
+        import tvm_ffi
+
+        kernel, schedule = self.kernel, self._schedule
         self._hot = {
-            spec.name: arena.hot(spec)
+            spec.name: self._arena.hot(spec)
             for spec in (*kernel.arguments, *kernel.scratch)
             if spec.shape and spec.name not in kernel.cold
         }
@@ -50,10 +56,12 @@ class Chain:
             self._hot[name][...] = 0
         self._table = aligned_zeros(self.calls * len(kernel.arguments) + len(kernel.scratch), "uint64")
         self._ticks = aligned_zeros(len(schedule.tasks) + 1, "int64")
-        work, words = aligned_zeros(schedule.arena_bytes(threads), "uint8"), aligned_zeros(threads * WORDS, "int64")
+        work = aligned_zeros(schedule.arena_bytes(self.threads), "uint8")
+        words = aligned_zeros(self.threads * WORDS, "int64")
         tokens, best, state = (aligned_zeros(1, dtype) for dtype in ("int64", "int64", "uint64"))
         logits = aligned_zeros(1, "float32").reshape(1, 1)
         buffers = (tokens, logits, best, self._table, state, work, words, self._ticks)
+        self._generation = 0
         self._arguments = tuple(tvm_ffi.from_dlpack(buffer) for buffer in buffers)
 
     def run(self) -> npt.NDArray[np.int64]:
@@ -78,11 +86,6 @@ class Chain:
     def mean_cycles(self) -> float:
         """Mean cycles of a call in one run; the first, which waits for the threads to start, left out."""
         return float(self.run()[1:].mean())
-
-    @property
-    def inside(self) -> int:
-        """Cycles from the start of the last run to the end of its last call."""
-        return int(self._ticks[-1] - self._ticks[0])
 
     @property
     def started(self) -> int:

@@ -40,6 +40,10 @@ def command(
     calibration_cache: Annotated[
         Path | None, typer.Option("--calibration-cache", metavar="DIR", help="Keep what calibration finds there.")
     ] = None,
+    distill: Annotated[
+        int,
+        typer.Option(metavar="STEPS", help="Then train codes and scales for so many steps on --calibration FILE."),
+    ] = 0,
     target: TargetOption = "native",
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
@@ -68,6 +72,7 @@ def command(
         quantizer=quantizer,
         calibration=calibration,
         calibration_cache=calibration_cache,
+        distill=distill,
         target=target,
         context=context,
         chunk=chunk,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +32,44 @@ PenaltyOption = Annotated[float | None, typer.Option(help="Make tokens seen befo
 SeedOption = Annotated[int | None, typer.Option(help="Of the random draws. Default 0: equal runs give equal answers.")]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Stop at this text (may be repeated).")]
 SystemOption = Annotated[str | None, typer.Option(help="System message for the chat template.")]
-
+MetricOption = Annotated[str, typer.Option("--metric", help="How errors are scored, such as fisher or output_mse.")]
+MaxBytesOption = Annotated[
+    str | None,
+    typer.Option("--max-bytes", help="Of weights, and of the cache at --context if given: 60MB (10^6), 60MiB (2^20)."),
+]
+MaxDecodeOption = Annotated[
+    float | None, typer.Option("--max-decode-ms", help="Of one token, after --context tokens if given.")
+]
+MaxPrefillOption = Annotated[float | None, typer.Option("--max-prefill-ms", help="Of a prompt of --prompt tokens.")]
+MaxKldOption = Annotated[
+    float | None, typer.Option("--max-kld", help="Expected divergence, nats per token; then bytes are minimised.")
+]
+AvgBitsOption = Annotated[
+    float | None, typer.Option("--avg-bits", help="Bits of storage per weight: a budget of bytes in other words.")
+]
 
 MOST_DIGITS = 9
+
+
+UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def parse_size(text: str, name: str) -> int:
+    """``"60MiB"``, ``"54 MB"`` or ``"1.5GB"`` in bytes: MB are 10**6, MiB 2**20.
+
+    Raises:
+        UsageError: anything but a positive number and a known unit.
+    """
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([A-Za-z]*)", text.strip())
+    units = {unit.lower(): factor for unit, factor in UNITS.items()}
+    if not match or match[2].lower() not in units or not float(match[1]) > 0:
+        raise UsageError(
+            f"'{text[:80]}' is no size",
+            where=name,
+            limit="a number and B, kB, MB, GB, KiB, MiB or GiB",
+            remedy=f"pass for example {name} 60MB",
+        )
+    return int(float(match[1]) * units[match[2].lower()])
 
 
 def parse_counts(text: str, name: str) -> list[int]:

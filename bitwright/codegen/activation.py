@@ -15,6 +15,7 @@ from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.quantized_rows import LARGEST, LOW_BITS, QuantizedRows
 from bitwright.codegen.reference.linear import SMALLEST_ABSMAX
+from bitwright.codegen.vectormath import for_spans, hold
 
 
 def build_quantize_activation(
@@ -45,65 +46,86 @@ def build_quantize_activation(
             function.tensor(tensor.name, (tokens, tensor.shape[1]), tensor.dtype)
             for tensor in quantized.tensors(1, inputs)
         )
-        with (
-            loop(tokens, "parallel" if rows is None else "serial") as row,
-            loop(quantized.groups(inputs)) as g,
-        ):
-            quantize_group(isa.lanes, quantized, inputs, (x, row), results, row, g)
+        with loop(tokens, "parallel" if rows is None else "serial") as row:
+            quantize_row(isa.lanes, quantized, inputs, (x, row), results, row)
     return function.func
 
 
-def quantize_group(
+def quantize_row(
     lanes: int,
     quantized: QuantizedRows,
     width: int,
     source: tuple[Any, Any],
     results: tuple[Any, Any, Any],
     row: Any,
-    g: Any,
 ) -> None:
-    """Emit the quantization of group ``g`` of a row of ``width`` numbers.
+    """Emit the quantization of a row of ``width`` numbers.
 
     Args:
         source: (buffer, row index).
         results: x8, scale and sum, written at row ``row``.
     """
     x, source_row = source
-    x8, scale, total = results
-    group = quantized.group or width
-    vectors = INPUT_MULTIPLE // lanes
-    chunks = group // INPUT_MULTIPLE
-    single, word, byte = vector("float32", lanes), vector("int32", lanes), vector("int8", lanes)
-    top = T.float32(LARGEST[quantized.terms])
+    groups, top = quantized.groups(width), T.float32(LARGEST[quantized.terms])
+    inverses = stack((groups,), "float32")
+    with loop(groups) as g:
+        store(inverses, _absmax(lanes, width // groups, x, [source_row, g * (width // groups)]), [g], 1)
 
-    def column(chunk: Any, index: int) -> Any:
-        return g * group + chunk * INPUT_MULTIPLE + index * lanes
+    # A division takes as long for many groups as for one.
+    def invert(g: Any, n: int) -> None:
+        absmax = hold(load(inverses, [g], n))
+        live = absmax >= splat(T.float32(float(SMALLEST_ABSMAX)), n)
+        zero = splat(T.float32(0), n)
+        store(results[1], T.Select(live, absmax / splat(top, n), zero), [row, g], n)
+        store(inverses, T.Select(live, splat(top, n) / absmax, zero), [g], n)
 
+    for_spans(groups, lanes, invert)
+    with loop(groups) as g:
+        _round_group(lanes, quantized.terms, width, groups, source, (results[0], results[2]), (row, g, inverses[g]))
+
+
+def _absmax(lanes: int, group: int, x: Any, start: list[Any]) -> Any:
+    """The largest magnitude of ``group`` numbers from ``start`` on: a scalar."""
+    vectors, single = INPUT_MULTIPLE // lanes, vector("float32", lanes)
     largest = Registers(vectors, single)
-    sums = Registers(vectors, word)
     for index in range(vectors):
         largest[index] = splat(T.float32(0), lanes)
+    row, first = start
+    with loop(group // INPUT_MULTIPLE) as chunk:
+        for index in range(vectors):
+            at = [row, first + chunk * INPUT_MULTIPLE + index * lanes]
+            largest[index] = T.max(largest[index], T.fabs(load(x, at, lanes)))
+    return _across(T.max, [largest[index] for index in range(vectors)], lanes, "float32")
+
+
+def _round_group(
+    lanes: int,
+    terms: int,
+    width: int,
+    groups: int,
+    source: tuple[Any, Any],
+    results: tuple[Any, Any],
+    at: tuple[Any, Any, Any],
+) -> None:
+    """Store the integers of a group and their sum; ``at``: result row, group, and what the numbers are multiplied
+    by."""
+    x, source_row = source
+    row, g, inverse = at
+    group, vectors, word = width // groups, INPUT_MULTIPLE // lanes, vector("int32", lanes)
+    factor = hold(inverse)
+    sums = Registers(vectors, word)
+    for index in range(vectors):
         sums[index] = splat(T.int32(0), lanes)
-    with loop(chunks) as chunk:
+    with loop(group // INPUT_MULTIPLE) as chunk:
         for index in range(vectors):
-            largest[index] = T.max(largest[index], T.fabs(load(x, [source_row, column(chunk, index)], lanes)))
-
-    absmax = Registers(1, "float32")
-    absmax[0] = _across(T.max, [largest[index] for index in range(vectors)], lanes, "float32")
-    live = absmax[0] >= T.float32(float(SMALLEST_ABSMAX))
-    inverse = Registers(1, "float32")
-    inverse[0] = T.Select(live, top / absmax[0], T.float32(0))
-    store(scale, T.Select(live, absmax[0] / top, T.float32(0)), [row, g], 1)
-
-    with loop(chunks) as chunk:
-        for index in range(vectors):
-            scaled = load(x, [source_row, column(chunk, index)], lanes) * splat(inverse[0], lanes)
-            rounded = Registers(1, word)
-            rounded[0] = T.cast(T.nearbyint(scaled), word)
-            sums[index] = sums[index] + rounded[0]
-            for term, value in enumerate(_terms(rounded[0], quantized.terms, lanes)):
-                store(x8, T.cast(value, byte), [row, column(chunk, index) + term * width], lanes)
-    store(total, _across(lambda a, b: a + b, [sums[index] for index in range(vectors)], lanes, "int32"), [row, g], 1)
+            column = g * group + chunk * INPUT_MULTIPLE + index * lanes
+            scaled = load(x, [source_row, column], lanes) * splat(factor, lanes)
+            rounded = hold(T.cast(T.nearbyint(scaled), word))
+            sums[index] = sums[index] + rounded
+            for term, value in enumerate(_terms(rounded, terms, lanes)):
+                store(results[0], T.cast(value, vector("int8", lanes)), [row, column + term * width], lanes)
+    total = _across(lambda a, b: a + b, [sums[index] for index in range(vectors)], lanes, "int32")
+    store(results[1], total, [row, g], 1)
 
 
 def _terms(value: Any, terms: int, lanes: int) -> list[Any]:
@@ -116,10 +138,12 @@ def _terms(value: Any, terms: int, lanes: int) -> list[Any]:
 
 
 def _across(combine: Any, vectors: list[Any], lanes: int, dtype: str) -> Any:
-    """Reduces vectors to one scalar, pairwise."""
-    staged = stack((lanes,), dtype)
-    store(staged, reduce(combine, vectors), [0], lanes)
-    values = [staged[lane] for lane in range(lanes)]
-    while len(values) > 1:
-        values = [combine(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
-    return values[0]
+    """Reduces vectors to one scalar: to one vector first, which is folded in halves."""
+    value = reduce(combine, vectors)
+    while lanes > 2:
+        lanes //= 2
+        whole, half = hold(value), vector(dtype, lanes)
+        value = combine(T.vectorlow(half, whole), T.vectorhigh(half, whole))
+    pair = stack((2,), dtype)
+    store(pair, value, [0], 2)
+    return combine(pair[0], pair[1])

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitwright.codegen.activation import quantize_group
-from bitwright.codegen.builder import Kernel, loop, stack
+from bitwright.codegen.activation import quantize_row
+from bitwright.codegen.builder import Kernel, stack
 from bitwright.codegen.quantized_rows import QuantizedRows
 
 
@@ -43,5 +43,4 @@ class RowOutput:
         """To be called once the whole row is stored."""
         if self._quantize is None:
             return
-        with loop(self._quantize.groups(self._width)) as g:
-            quantize_group(self._lanes, self._quantize, self._width, stored, self._results, i, g)
+        quantize_row(self._lanes, self._quantize, self._width, stored, self._results, i)

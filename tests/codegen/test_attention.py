@@ -24,7 +24,7 @@ from bitwright.errors import UnsupportedError
 from bitwright.scheme import CacheScheme
 
 from .harness import assert_close, call, empty
-from .tolerances import ATTENTION
+from .tolerances import ATTENTION, Tolerance
 
 DECODE = {"rows": 1}
 SHAPES = [  # heads, kv_heads, head_dim, value_dim
@@ -44,7 +44,7 @@ def spec_of(
     return AttentionSpec(heads, cache, head_dim**-0.5, **options)
 
 
-def check(spec: AttentionSpec, pos: int, n: int, seed: int = 0) -> None:
+def check(spec: AttentionSpec, pos: int, n: int, seed: int = 0, tolerance: Tolerance = ATTENTION) -> None:
     """Run the kernel on n queries at pos; keys and values after pos + n - 1, or before every window, are NaN."""
     cache, rng = spec.cache, np.random.default_rng(seed)
     tokens = pos + n
@@ -59,7 +59,7 @@ def check(spec: AttentionSpec, pos: int, n: int, seed: int = 0) -> None:
     v_cache = reference.pack_values(v, cache.capacity, cache.values.dtype, np.nan)
     y = empty(n, spec.heads * cache.value_dim)
     (y,) = call(build_attention, spec, q.reshape(n, -1), k_cache, v_cache, pos, y, outputs=(4,))
-    assert_close(y, expected, ATTENTION)
+    assert_close(y, expected, tolerance)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -32,3 +32,10 @@ ATTENTION = Tolerance(1e-5, 1e-5)
 ROUNDED_WEIGHTS = Tolerance(5e-4, 1e-5)
 """Weights are rounded to steps of (largest of the chunk) / 16383, coarser where scales differ: by up to 2e-5 each, in
 random directions, which over 300 tokens with values up to 5 adds to 4e-4."""
+
+WORDS = Tolerance(2e-3, 1e-5)
+"""Queries and keys are rounded to multiples of 2**-13.5 of their largest element (a head of 64): with elements up to 8
+and 4 that moves scores by 1e-3 (one standard deviation: 3e-4), which moves a mean of values up to 4 by as much."""
+
+EXP2 = Tolerance(1e-38, 3e-6)
+"""The polynomial's relative error; 2**-126 is where it ends."""

@@ -1,6 +1,8 @@
 """Prefill attention: a symbolic number of query tokens against the cache, causal.
 
 Units are (block of query tokens, key/value head), ordered by cost; parts take them in turn, so causal work balances.
+Products are those of 16-bit integers where caches are of 16 bits or fewer and the target has an instruction for them,
+else of single precision.
 """
 
 from __future__ import annotations
@@ -12,19 +14,36 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.attention.block import Block, Range, Tile, ceildiv
 from bitwright.codegen.attention.source import align_down, cached_keys
 from bitwright.codegen.attention.spec import AttentionSpec
+from bitwright.codegen.attention.word_block import WordBlock, WordTile
+from bitwright.codegen.attention.word_dot import multiplies_words
 from bitwright.codegen.builder import kernel, load, loop, store, symbol
+from bitwright.codegen.cache import CacheSpec
 from bitwright.codegen.vectormath import for_spans, hold, splat
 
 CHUNK = 64
 ROWS = 48
 """Rows of a block: enough to pay for loading and widening a key, few enough that the block's state stays in L1."""
+WORD_ROWS = 192
+"""Rows of a block in 16-bit integers, whose bands have a turn each: more of them share what converting keys costs."""
+WORD_BYTES = 40 * 1024
+"""Bytes of keys and values of a chunk that share L1 with the rows of a band."""
 PARALLEL_SCORES = 4096
 """Scores (rows x keys) from which a parallel launch pays on two cores."""
 
 
-def query_tokens(group: int) -> int:
-    """Query tokens of a block when ``group`` heads share it."""
-    return max(ROWS // group, 1)
+def query_tokens(group: int, rows: int = ROWS) -> int:
+    """Query tokens of a block of about ``rows`` rows when ``group`` heads share it."""
+    return max(rows // group, 1)
+
+
+def word_chunk(cache: CacheSpec) -> int:
+    """Keys of a chunk in 16-bit integers: twice as many as of floats where L1 has room."""
+    return 2 * CHUNK if 4 * CHUNK * (cache.head_dim + cache.value_dim) <= WORD_BYTES else CHUNK
+
+
+def multiplies_integers(spec: AttentionSpec) -> bool:
+    """Does the kernel multiply words? Caches of single precision ask for its products."""
+    return multiplies_words(spec.isa) and "float32" not in (spec.cache.keys.dtype, spec.cache.values.dtype)
 
 
 def write_rows(block: Block, y: Any, rows: Any, place: Any) -> None:
@@ -54,9 +73,10 @@ def for_parts(threads: int, units: Any, parallel: Any, unit: Any) -> None:
 
 def build(spec: AttentionSpec) -> Any:
     """PrimFunc: q f32[n, heads * D], k_cache, v_cache, pos i64, y f32[n, heads * Dv]."""
-    cache, group = spec.cache, spec.group
-    tokens_per_block = query_tokens(group)
+    cache, group, words = spec.cache, spec.group, multiplies_integers(spec)
+    tokens_per_block = query_tokens(group, WORD_ROWS if words else ROWS)
     tile = Tile.fit(tokens_per_block * group, spec.lanes, CHUNK)
+    chunk_size = word_chunk(cache) if words else tile.chunk
     with kernel(spec.name) as k:
         n = symbol("n")
         q = k.tensor("q", (n, spec.heads * cache.head_dim), "float32")
@@ -82,21 +102,34 @@ def build(spec: AttentionSpec) -> Any:
                 lane = T.floormod(r, T.int64(group))
                 return token + T.floordiv(r, T.int64(group)), (head * group + lane) * width
 
-            block = Block(tile, cache.head_dim, cache.value_dim, spec.scale, spec.softcap)
-
-            def query(r: Any, d: Any) -> Any:
+            def query(r: Any, d: Any, lanes: int) -> Any:
                 row, column = place(r, cache.head_dim)
-                return q[row, column + d]
+                return load(q, [row, column + d], lanes)
 
-            groups = block.start(rows, query)
-            keys = cached_keys(cache, tile, head, key_cache, value_cache)
+            keys = cached_keys(cache, chunk_size, spec.lanes, head, key_cache, value_cache)
             allowed = Range(end=end, first=first_seen if spec.window else None)
             origin: Any = T.int64(0)
             if spec.window:
-                origin = T.Bind(align_down(cache, first_seen(T.int64(0))))
-            with loop(ceildiv(last - origin, tile.chunk)) as chunk:
-                first = T.Bind(origin + chunk * tile.chunk)
-                block.visit(keys, rows, groups, allowed, first, T.min(first + tile.chunk, last))
+                origin = hold(align_down(cache, first_seen(T.int64(0))))
+            chunks = ceildiv(last - origin, chunk_size)
+
+            def bounds(chunk: Any) -> tuple[Any, Any]:
+                first = T.Bind(origin + chunk * chunk_size)
+                return first, hold(T.min(first + chunk_size, last))
+
+            if words:
+                dims = (cache.head_dim, cache.value_dim)
+                word_tile = WordTile.fit(tokens_per_block * group, spec.isa, chunk_size)
+                integers = WordBlock(word_tile, dims, spec.scale, spec.softcap, spec.isa)
+                integers.start(rows, query)
+                with loop(chunks) as chunk:
+                    integers.visit(keys, rows, allowed, *bounds(chunk))
+                integers.write(y, rows, lambda r: place(r, cache.value_dim))
+                return
+            block = Block(tile, cache.head_dim, cache.value_dim, spec.scale, spec.softcap)
+            groups = block.start(rows, lambda r, d: query(r, d, 1))
+            with loop(chunks) as chunk:
+                block.visit(keys, rows, groups, allowed, *bounds(chunk))
             write_rows(block, y, rows, lambda r: place(r, cache.value_dim))
 
         units = T.Bind(ceildiv(n, tokens_per_block) * cache.kv_heads)

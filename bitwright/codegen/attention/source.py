@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.attention.block import Keys, Tile
+from bitwright.codegen.attention.block import Keys
 from bitwright.codegen.builder import load, loop, splat, store, vector
 from bitwright.codegen.cache import BLOCK, CacheSpec
 from bitwright.codegen.cache_layout import ROWS, TOKENS, PackedCache
@@ -40,12 +40,9 @@ def align_down(cache: CacheSpec, token: Any) -> Any:
     return T.floordiv(token, step) * step
 
 
-def cached_keys(cache: CacheSpec, tile: Tile, head: Any, k_cache: Any, v_cache: Any) -> Keys:
+def cached_keys(cache: CacheSpec, chunk: int, lanes: int, head: Any, k_cache: Any, v_cache: Any) -> Keys:
     """Keys and values of one head as floats, whatever the cache holds. Call it inside the loop that owns the block."""
-    keys, values = (
-        key_source(cache, k_cache, tile.chunk, tile.lanes),
-        value_source(cache, v_cache, tile.chunk, tile.lanes),
-    )
+    keys, values = key_source(cache, k_cache, chunk, lanes), value_source(cache, v_cache, chunk, lanes)
 
     def prepare(first: Any, end: Any) -> None:
         keys.prepare(head, first, end)

@@ -20,7 +20,7 @@ from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.row_blocks import for_row_blocks
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
 
-MAX_TOKENS = 256
+MAX_TOKENS = 512
 """Tokens for which a slice is unpacked once."""
 
 

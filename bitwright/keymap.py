@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 RIDGE = 1e-6
-"""Part of the mean eigenvalue that is added to all: directions that calibration never saw are not scaled without end."""
+"""Part of the mean eigenvalue that is added to all: directions that calibration never saw stay within bounds."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _factor(moment: Array) -> Array:
 
 
 def mixing(size: int) -> Array:
-    """An orthonormal matrix whose elements are all about as large: Hadamard for powers of two, else the cosine basis."""
+    """An orthonormal matrix of elements of about one size: Hadamard for powers of two, else the cosine basis."""
     if size & (size - 1) == 0:
         matrix = np.ones((1, 1))
         while len(matrix) < size:

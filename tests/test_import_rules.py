@@ -43,6 +43,7 @@ WIRING = frozenset(
         "distillation",
         "emission",
         "inspection",
+        "key_calibration",
         "latencies",
         "latency_report",
         "pipeline",

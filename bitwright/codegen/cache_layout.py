@@ -1,9 +1,9 @@
 """Where each number of a packed key or value cache lies in memory.
 
 A packed cache is ``u8[kv_heads, head_bytes]``. A *block* is 32 tokens of one head. A head holds the codes of all
-blocks, then their scales ``f16[blocks, groups, 32]``, then their zero points ``u8[blocks, groups, 32]``, each aligned to
-cache lines, so that no load of a line touches two; and last, where the scheme keeps the first token exact, its elements
-as ``f16[width]``. Codes are bit planes of widths 8, 4, 2 and 1 (3 = 2+1, 5 = 4+1, 6 = 4+2). A *line* of a plane of
+blocks, then their scales ``f16[blocks, groups, 32]``, then their zero points ``u8[blocks, groups, 32]``, each aligned
+to cache lines, so that no load of a line touches two; and last, where the scheme keeps the first token exact, its
+elements as ``f16[width]``. Codes are bit planes of widths 8, 4, 2 and 1 (3 = 2+1, 5 = 4+1, 6 = 4+2). A *line* of a plane of
 width b is 64 bytes and holds 16 rows x 32 / b inputs: byte 4 * row + j, bit field f is input 4 * f + j, so that a byte
 dot product multiplies 16 rows with four inputs at once. A *unit* is the fewest inputs that fill whole lines of every
 plane. Scores sum over elements, outputs over tokens:

@@ -78,7 +78,8 @@ def test_quantization_is_off_by_half_a_step(bits: int, group: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, None])
 @pytest.mark.parametrize(
-    ("key", "value"), [("k8row", "v2g16"), ("k16", "v3row"), ("k4g64", "v32"), ("k5g16", "v4row"), ("k3g32", "v6g32"), ("k4rowm", "v16")]
+    ("key", "value"),
+    [("k8row", "v2g16"), ("k16", "v3row"), ("k4g64", "v32"), ("k5g16", "v4row"), ("k3g32", "v6g32"), ("k4rowm", "v16")],
 )
 def test_appending_quantizes_in_place(key: str, value: str, rows: Any) -> None:
     cache = cache_of(key, value, capacity=80)

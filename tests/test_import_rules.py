@@ -45,6 +45,7 @@ WIRING = frozenset(
         "emission",
         "equalisation",
         "inspection",
+        "key_calibration",
         "latencies",
         "latency_report",
         "pipeline",

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
 from bitwright.calibration import calibrated
-from bitwright.distillation import distilled
+from bitwright.equalisation import equalised
 from bitwright.errors import InputError, UsageError
 from bitwright.key_calibration import calibrated_key_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
+from bitwright.quantization import quantization
 from bitwright.target import Target
 
 if TYPE_CHECKING:
@@ -107,9 +108,7 @@ def compile_model(
     Raises:
         InputError, UnsupportedError, UsageError: see the frontend, the passes and the artifact writer.
     """
-    from bitwright.passes.quantizers.kept import KeptCodes, KeptQuantizers
-    from bitwright.passes.quantizers.ready import ReadyMatrices
-    from bitwright.passes.quantizers.sites import SiteQuantizers
+    from bitwright.passes.base import with_event
     from bitwright.runtime.artifact import check_destination
 
     options = options or Options()
@@ -124,28 +123,21 @@ def compile_model(
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
-
-        def quantizing(matrix: str) -> None:
-            tell(f"quantize {matrix}")
-
-        quantizer_of: Callable[[Parameter], Quantizer] = SiteQuantizers(options.quantizer, moments, quantizing)
-        if options.codes is not None:
-            rows = {site.weight: (site.name, site.shape[0]) for site in program.sites if site.weight}
-            quantizer_of = KeptQuantizers(KeptCodes(options.codes), rows, quantizer_of)
-        digests = {"tuning": schedules.digest} if schedules.used else {}
-        if moments is not None:
-            digests["calibration"] = moments.digest
-        if options.distill:
-            trained = distilled(imported, program, plan, options, quantizer_of, tell)
-            quantizer_of = ReadyMatrices(trained.matrices, quantizer_of)
-            digests["distillation"] = trained.digest
+        equal = equalised(imported, moments) if options.equalise and moments is not None else None
+        if equal is not None:
+            imported, moments = equal.model, equal.moments
+            program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
+        coding = quantization(imported, program, plan, options, moments, tell)
         key_maps = calibrated_key_maps(imported, options, plan, tell)
-        phases = transformations(options, plan, target, schedules, quantizer_of, key_maps)
+        phases = transformations(options, plan, target, schedules, coding.quantizer_of, key_maps)
         for number, phase in enumerate(phases, start=3):
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
-        return emission.write(imported, program, plan, target, options, output, tell, digests)
+        digests = {**coding.digests, **({"tuning": schedules.digest} if schedules.used else {})}
+        if equal is not None:
+            digests["equalisation"] = equal.digest
+        return emission.write(imported, program, plan, target, options, output, tell, digests, coding.description)
 
 
 def tuned_schedules(options: Options, target: Target) -> TunedSchedules:

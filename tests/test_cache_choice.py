@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bitwright.errors import InfeasibleError
-from bitwright.passes.allocate.caches import choose_caches
+from bitwright.cache_choice import choose_caches
+from bitwright.errors import InfeasibleError, UsageError
+from bitwright.options import make_options
 from bitwright.scheme import CacheScheme
+from bitwright.sensitivity import Profile, ProfileHeader, SiteScores
 from bitwright.site import Site
 
 BITS = (2, 3, 4, 5, 8)
@@ -65,3 +68,25 @@ def test_too_few_bits_name_what_there_is() -> None:
     sites, losses = problem(2, 3)
     with pytest.raises(InfeasibleError, match=r"the smallest profiled schemes take 2\.375"):
         choose_caches(sites, losses, 2.0)
+
+
+def test_a_profile_chooses_and_the_plan_holds_it(tmp_path: Path) -> None:
+    sites, losses = problem(2, 4)
+    header = ProfileHeader(
+        "m", "m", "0" * 64, "t", "native", "generic", 8, 2, tuple(sites.values()), (), (), (), "fisher", "nats",
+        "rtn", "", "", 1,
+    )  # fmt: skip
+    profile = Profile.begin(tmp_path / "p", header)
+    for name in sites:
+        profile.put(SiteScores(name, caches=losses[name]))
+    options = make_options(kv="auto", kv_bits=4.25, profile=tmp_path / "p")
+    assert options.caches == choose_caches(sites, losses, 4.25).schemes
+    assert "caches chosen one by one" in options.describe()
+
+
+def test_automatic_caches_need_a_profile_and_bits() -> None:
+    with pytest.raises(UsageError, match="caches are chosen from a profile") as caught:
+        make_options(kv="auto")
+    assert "bitwright profile" in str(caught.value)
+    with pytest.raises(UsageError, match=r"a cache of 4\.25 bits"):
+        make_options(kv_bits=4.25)

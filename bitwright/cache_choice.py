@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from bitwright.errors import InfeasibleError
 from bitwright.scheme import CacheScheme
+from bitwright.sensitivity import Profile
 from bitwright.site import Site
 
 
@@ -66,6 +68,18 @@ def choose_caches(sites: Mapping[str, Site], losses: Mapping[str, Mapping[str, f
             at[name], used = index + 1, used + extra
     chosen = {name: hull[at[name]] for name, hull in hulls.items()}
     return CacheChoice({n: o.scheme for n, o in chosen.items()}, used, sum(o.loss for o in chosen.values()))
+
+
+def caches_of_profile(folder: Path, bits: float) -> CacheChoice:
+    """Choose the caches of a profiled model among the profiled schemes.
+
+    Raises:
+        InputError: no profile, or one that is not finished.
+        InfeasibleError: the smallest schemes take more bits.
+    """
+    profile = Profile.read(folder)
+    sites = {site.name: site for site in profile.header.sites if site.kind in ("k_cache", "v_cache")}
+    return choose_caches(sites, {name: profile.scores(name).caches for name in sites}, bits)
 
 
 def _hull(site: Site, losses: Mapping[str, float]) -> list[_Option]:

@@ -33,6 +33,7 @@ class Options:
         quantizer: how weights become codes.
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
+        equalise: move factors between neighbouring layers first, so that channels share scales better.
         codes: folder of a profile's kept codes, made of the same model by the same quantizer.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
         target: a name that ``Target.parse`` knows.
@@ -52,6 +53,7 @@ class Options:
     quantizer: QuantizerName = "rtn"
     calibration: Path | None = None
     calibration_cache: Path | None = None
+    equalise: bool = False
     codes: Path | None = None
     distill: int = 0
     target: str = "native"
@@ -76,14 +78,33 @@ class Options:
                 where="--distill",
                 remedy="name one with --calibration: some hundred thousand tokens of what the model will read",
             )
-        if self.quantizer == "rtn" and not self.distill and (self.calibration or self.calibration_cache):
+        calibrates = self.quantizer != "rtn" or self.distill or self.maps_keys
+        if not calibrates and (self.calibration or self.calibration_cache):
             raise UsageError(
                 "round-to-nearest does not calibrate",
                 where="--calibration" if self.calibration else "--calibration-cache",
+                remedy="choose a quantizer that does, such as --quantizer auto, or mapped keys such as --kv k4rowm",
+            )
+        if self.equalise and self.quantizer == "rtn":
+            raise UsageError(
+                "equalisation needs calibration, and round-to-nearest does not calibrate",
+                where="--equalise",
                 remedy="choose a quantizer that does, such as --quantizer auto",
+            )
+        if self.equalise and self.codes is not None:
+            raise UsageError(
+                "a profile's codes are those of the weights as they were",
+                where="--equalise",
+                remedy="leave --equalise out, or the profile's codes",
             )
         if self.cache_bits not in (None, 16, 32):
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
+
+    @property
+    def maps_keys(self) -> bool:
+        """Some keys are stored mapped, which asks for calibration."""
+        planned = self.plan.schemes.values() if self.plan else (self.keys,)
+        return any(isinstance(scheme, CacheScheme) and scheme.mapped for scheme in planned)
 
     def describe(self) -> str:
         """The resolved options in one line."""
@@ -92,8 +113,9 @@ class Options:
         schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
         distilled = f" and {self.distill} steps of distillation" if self.distill else ""
         schemes = "by plan" if self.plan else schemes
+        quantizer = f"{self.quantizer}{', equalised' if self.equalise else ''}"
         return (
-            f"{schemes}, quantizer {self.quantizer}{distilled}, target {self.target}, "
+            f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"
         )
 
@@ -126,6 +148,7 @@ def make_options(
     quantizer: str = "rtn",
     calibration: str | Path | None = None,
     calibration_cache: str | Path | None = None,
+    equalise: bool = False,
     distill: int = 0,
     target: str = "native",
     context: int | None = None,
@@ -158,6 +181,7 @@ def make_options(
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=None if calibration is None else Path(calibration),
         calibration_cache=None if calibration_cache is None else Path(calibration_cache),
+        equalise=equalise,
         distill=distill,
         target=target,
         context=context,

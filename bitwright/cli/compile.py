@@ -67,6 +67,10 @@ def command(
     calibration_cache: Annotated[
         Path | None, typer.Option("--calibration-cache", metavar="DIR", help="Keep what calibration finds there.")
     ] = None,
+    equalise: Annotated[
+        bool,
+        typer.Option("--equalise", help="First move factors between layers, so that channels share scales better."),
+    ] = False,
     distill: Annotated[
         int,
         typer.Option(metavar="STEPS", help="Then train codes and scales for so many steps on --calibration FILE."),
@@ -103,6 +107,7 @@ def command(
         quantizer=quantizer or ("auto" if given else "rtn"),
         calibration=calibration,
         calibration_cache=calibration_cache,
+        equalise=equalise,
         distill=distill,
         target=target,
         context=context,

@@ -20,6 +20,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", "-t", help="Threads to compute with. Default: one per physical core.")
 ]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        dir_okay=False,
+        help="Read the K/V cache from this file if it exists, and save it there at the end: what an earlier prompt and"
+        " this one begin with is not computed again.",
+    ),
+]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens of an answer.")]
 TemperatureOption = Annotated[
     float | None, typer.Option(help="0 is greedy. Default: what the model recommends, else 0.")

@@ -54,16 +54,26 @@ def _moments(model: ImportedModel, options: Options, folder: Path, tell: Tell) -
     from bitwright.frontend.interpreter import Interpreter
 
     interpreter = Interpreter(model.graph, device="cuda" if torch.cuda.is_available() else "cpu")
-    if options.calibration is None and model.kind == "decoder":
-        windows = _sampled(model, interpreter, folder, tell)
-    else:
-        windows = text_windows(model, options.calibration)
+    windows = calibration_windows(model, interpreter, options.calibration, folder, tell)
     store = MomentStore(folder, calibration_digest(model.digest, windows))
     return collect(model, interpreter, windows, store, progress=_progress(tell, "calibrate: window"))
 
 
-def text_windows(model: ImportedModel, text: Path | None) -> Ids:
-    """Windows of a text file in the model's tokens, int64 [windows, tokens]."""
+def calibration_windows(
+    model: ImportedModel, interpreter: Interpreter, text: Path | None, folder: Path, tell: Tell
+) -> Ids:
+    """Windows of a text file, or of text that a decoder samples itself and ``folder`` keeps: int64 [windows, tokens].
+
+    Raises:
+        InputError: the text cannot be read or is too short, or the model has no tokenizer.
+    """
+    if text is None and model.kind == "decoder":
+        return _sampled(model, interpreter, folder, tell)
+    return text_windows(model, text)
+
+
+def text_windows(model: ImportedModel, text: Path | None, most: int = WINDOWS) -> Ids:
+    """At most ``most`` windows of a text file in the model's tokens, int64 [windows, tokens]."""
     from tokenizers import Tokenizer
 
     from bitwright.frontend.calibrate.windows import spread
@@ -89,7 +99,7 @@ def text_windows(model: ImportedModel, text: Path | None) -> Ids:
     tokenizer.no_truncation()
     tokens = np.array(tokenizer.encode(content, add_special_tokens=False).ids, dtype=np.int64)
     try:
-        return spread(tokens, min(LENGTH, model.context), WINDOWS)
+        return spread(tokens, min(LENGTH, model.context), most)
     except InputError as error:
         error.where = str(text)
         raise

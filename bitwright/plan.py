@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bitwright.errors import BitwrightError, InputError
+from bitwright.errors import BitwrightError, InputError, UsageError
 from bitwright.runs import MixedScheme, Scheme, parse_weights
 from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.site import Site
@@ -99,6 +99,21 @@ class Plan:
                 "the plan cannot be read", where=str(path), limit=reason, remedy="copy plan.json from an artifact"
             ) from error
         return cls.from_json(text, where=str(path))
+
+    def write(self, path: Path) -> None:
+        """Write the plan; a failure leaves an older file as it was.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        part = path.with_name(path.name + ".part")
+        try:
+            part.write_text(self.to_json(), encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise UsageError(
+                f"the plan cannot be written: {error.strerror}", where=str(path), remedy="choose another path"
+            ) from error
 
     def check_sites(self, sites: tuple[Site, ...], *, where: str = "plan") -> None:
         """Refuse a plan that misses a site, names one the model does not have, or cuts one into runs that do not fit.

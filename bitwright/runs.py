@@ -7,7 +7,8 @@ their order: a run is a range of rows of the model's matrix (of token ids in a t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from bitwright.errors import UsageError
@@ -105,3 +106,14 @@ def scheme_of(runs: tuple[Run, ...]) -> WeightsScheme:
 def first_rows(runs: tuple[Run, ...]) -> tuple[int, ...]:
     """The row that each run begins at."""
     return tuple(accumulate((run.rows for run in runs[:-1]), initial=0))
+
+
+def joined_runs(members: Sequence[tuple[WeightsScheme, int]]) -> tuple[Run, ...]:
+    """The runs of matrices stacked on each other, given as (scheme, rows)."""
+    joined: list[Run] = []
+    for run in (run for scheme, rows in members for run in runs_of(scheme, rows)):
+        if joined and joined[-1].scheme == run.scheme and not run.scheme.weight.is_codebook:
+            joined[-1] = replace(run, rows=joined[-1].rows + run.rows)
+        else:
+            joined.append(run)
+    return tuple(joined)

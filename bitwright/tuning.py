@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,6 @@ from bitwright.scheme import LinearScheme
 from bitwright.target import Target
 
 if TYPE_CHECKING:
-    from bitwright.autotune.latency import LatencyTable
     from bitwright.autotune.search import Outcome, Progress
     from bitwright.autotune.strategy import Strategy
     from bitwright.autotune.workload import Workload
@@ -76,7 +75,7 @@ def tune_workloads(workloads: Iterable[Workload], request: Request, progress: Pr
     from bitwright.autotune.store import user_file
 
     target = Target.parse(request.target)
-    _require_runnable(target)
+    require_runnable(target)
     tasks = [task for workload in dict.fromkeys(workloads) if (task := linear_task(workload)) is not None]
     if not tasks:
         raise UnsupportedError("there is nothing to tune", limit="no kernel of this model has knobs on this target")
@@ -90,46 +89,8 @@ def tune_workloads(workloads: Iterable[Workload], request: Request, progress: Pr
             yield tune(task, strategy, measure, file, trials=request.trials, seconds=request.seconds, progress=progress)
 
 
-def measure_latencies(
-    workloads: Iterable[Workload], path: Path, target_name: str, progress: Callable[[int, int], None]
-) -> LatencyTable:
-    """Measure what a latency table lacks, in two working sets; the file is written after each measurement.
-
-    Raises:
-        InputError: the file holds another target's table, or cannot be written.
-        UnsupportedError: a workload could not be measured.
-    """
-    from bitwright.autotune.isolation import IsolatedWorker, MeasuringError
-    from bitwright.autotune.latency import Entry, LatencyTable, missing
-    from bitwright.autotune.workload import Workload
-    from bitwright.codegen.isa import select_isa
-
-    target = Target.parse(target_name)
-    _require_runnable(target)
-    isa = select_isa(target.features).name
-    table = LatencyTable.open(path, target.fingerprint, isa)
-    last_level = max(target.caches.values(), default=32 << 20)
-    wanted = missing(table, workloads, (2 * last_level, 4 * last_level))
-    with IsolatedWorker("bitwright.autotune.latency_task:measure", CANDIDATE_SECONDS) as worker:
-
-        def measure(workload: Workload, size: int) -> float:
-            request = {"target": target_name, "workload": workload.to_json(), "working_set": size}
-            try:
-                return float(worker(request))
-            except MeasuringError as error:
-                raise UnsupportedError("a kernel could not be timed", where=str(workload), limit=str(error)) from error
-
-        if "step" not in table.constants:
-            step = Workload("step", (1,), "", 1, target.cores, isa)
-            table.constants["step"] = measure(step, 2 * last_level)
-        for done, (workload, size) in enumerate(wanted, start=1):
-            table.add(Entry(workload, size, measure(workload, size)))
-            table.write(path)
-            progress(done, len(wanted))
-    return table
-
-
-def _require_runnable(target: Target) -> None:
+def require_runnable(target: Target) -> None:
+    """Raises UsageError: this machine cannot run the target's code."""
     from bitwright.codegen.isa import select_isa
 
     isa = select_isa(target.features)

@@ -15,24 +15,51 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bitwright"
 
-PARTS = frozenset({"frontend", "passes", "codegen", "autotune", "runtime", "cli"})
+PARTS = frozenset({"frontend", "passes", "codegen", "autotune", "runtime", "harness", "plans", "study", "cli"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "core": frozenset(),
     "frontend": frozenset(),
     "codegen": frozenset(),
     "runtime": frozenset(),
+    "harness": frozenset({"runtime"}),
     "passes": frozenset({"codegen"}),
     "autotune": frozenset({"codegen"}),
+    "plans": frozenset({"codegen"}),
+    "study": PARTS - {"cli"} | {"wiring"},
     "cli": PARTS | {"wiring"},
     "wiring": PARTS - {"cli"},
 }
 """Part -> other parts it may import; everybody may import core and itself."""
 
-WIRING = frozenset({"__init__", "pipeline", "calibration", "diagnosis", "emission", "inspection", "tuning"})
+WIRING = frozenset(
+    {
+        "__init__",
+        "allocating",
+        "budgeted",
+        "calibration",
+        "contributions",
+        "correction",
+        "cross_check",
+        "diagnosis",
+        "distillation",
+        "emission",
+        "equalisation",
+        "inspection",
+        "key_calibration",
+        "latencies",
+        "latency_report",
+        "pipeline",
+        "profiling",
+        "quantization",
+        "simulation",
+        "storage",
+        "tuning",
+    }
+)
 """Root modules that put the parts together, for the verbs; every other root module is core."""
 
 NEVER_IN_RUNTIME = frozenset({"tvm", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "transformers"})
-SLOW = frozenset({"tvm", "torch", "transformers", "onnxruntime", "xgboost"})
+SLOW = frozenset({"tvm", "torch", "transformers", "onnxruntime", "xgboost", "lm_eval"})
 """Packages that take long to import: never on the way to `bitwright --help`."""
 
 

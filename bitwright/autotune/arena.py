@@ -53,10 +53,13 @@ class Arena:
         self._hot = nbytes
 
     def use(self, nbytes: int) -> None:
-        """Let cold tensors go round in only so many bytes: the weights and caches of a model of that size."""
+        """Let cold tensors go round in only so many bytes: the weights and caches of a model of that size.
+
+        They go on where they were: what was read last comes last.
+        """
         if not 0 < nbytes <= self._end:
             raise UnsupportedError(f"a working set of {nbytes} bytes", limit=f"1 to {self._end}", where="arena")
-        self.nbytes, self._cold = nbytes, 0
+        self.nbytes = nbytes
 
     def cold(self, spec: TensorSpec) -> npt.NDArray[Any]:
         """A tensor that comes from memory: the next piece, from the beginning again at the end.
@@ -100,11 +103,11 @@ def aligned_zeros(count: int, dtype: str) -> npt.NDArray[Any]:
 
 
 def _pages(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Memory in pages of the size that the mapped file of an artifact's weights has: NumPy would ask for huge ones."""
-    memory = mmap.mmap(-1, nbytes)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+    """Memory in huge pages where there are any, as sessions keep weights in (docs/decisions.md, 18)."""
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
 
 

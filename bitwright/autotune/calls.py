@@ -9,56 +9,47 @@ from typing import Any
 
 from bitwright.autotune.kernels import WEIGHTS
 from bitwright.autotune.step_bench import LEAST_RUNS, SECONDS, Bench
-from bitwright.autotune.workload import Workload
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.linear.spec import TOKENS
-from bitwright.errors import UnsupportedError
-from bitwright.scheme import LinearScheme
 
 _BIG_CORES = 1
 _VARIANTS = 8
 """Sets of weights that calls take in turns."""
 
 
-def time_calls(workload: Workload, bench: Bench) -> float:
-    """Median seconds of one call of the kernel with cold weights.
+class Call:
+    """A compiled prefill kernel; each call takes the next set of weights.
 
-    Raises:
-        UnsupportedError: the operation has no kernel for many tokens that can be timed.
+    Args:
+        function: its PrimFunc; ``arguments``: what it takes.
     """
-    if workload.op != "linear":
-        raise UnsupportedError(f"no kernel to time for {workload}", limit="linear")
-    from bitwright.codegen.linear import LinearSpec, build_linear, linear_arguments
 
-    outputs, inputs = workload.shape
-    spec = LinearSpec(outputs, inputs, LinearScheme.parse(workload.scheme))
-    function = build_linear(spec, bench.isa)
-    return alternate([prepare(function, linear_arguments(spec, bench.isa), workload, bench)])[0]
+    def __init__(self, function: Any, arguments: Sequence[TensorSpec], bench: Bench) -> None:
+        from bitwright.codegen.builder import build
 
+        name = str(function.attrs["global_symbol"])
+        self._compiled = build(function, bench.target.tvm())[name]
+        self._arguments, self._bench = arguments, bench
+        self._sets: list[list[Any]] = []
+        self._turn = 0
 
-def prepare(function: Any, arguments: Sequence[TensorSpec], workload: Workload, bench: Bench) -> Callable[[], None]:
-    """The compiled function with its tensors: each call takes the next set of weights."""
-    import tvm_ffi
+    def place(self, tokens: int, threads: int) -> None:
+        """Take memory for calls with so many tokens."""
+        import tvm_ffi
 
-    from bitwright.codegen.builder import build
+        tvm_ffi.get_global_func("runtime.NumThreads")()
+        tvm_ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES, threads)
+        arena = self._bench.arena
+        specs = [
+            TensorSpec(s.name, s.dtype, tuple(tokens if extent == TOKENS else extent for extent in s.shape))
+            for s in self._arguments
+        ]
+        hot = {s.name: tvm_ffi.from_dlpack(arena.hot(s)) for s in specs if s.name not in WEIGHTS}
+        self._sets = [[hot.get(s.name) or tvm_ffi.from_dlpack(arena.cold(s)) for s in specs] for _ in range(_VARIANTS)]
 
-    tvm_ffi.get_global_func("runtime.NumThreads")()
-    tvm_ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES, workload.threads)
-    name = str(function.attrs["global_symbol"])
-    compiled = build(function, bench.target.tvm())[name]
-    bench.arena.release()
-    specs = [
-        TensorSpec(s.name, s.dtype, tuple(workload.m if extent == TOKENS else extent for extent in s.shape))
-        for s in arguments
-    ]
-    hot = {s.name: tvm_ffi.from_dlpack(bench.arena.hot(s)) for s in specs if s.name not in WEIGHTS}
-    sets = [[hot.get(s.name) or tvm_ffi.from_dlpack(bench.arena.cold(s)) for s in specs] for _ in range(_VARIANTS)]
-    turn = iter(range(1 << 60))
-
-    def call() -> None:
-        compiled(*sets[next(turn) % _VARIANTS])
-
-    return call
+    def __call__(self) -> None:
+        self._turn += 1
+        self._compiled(*self._sets[self._turn % _VARIANTS])
 
 
 def alternate(calls: Sequence[Callable[[], None]]) -> list[float]:

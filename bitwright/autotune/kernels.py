@@ -3,16 +3,11 @@
 ============= =================================== ================================================================
 op            shape                               scheme
 ============= =================================== ================================================================
-``linear``    outputs, inputs                     a linear scheme (``u4g32a8``)
+``linear``    outputs, inputs                     a linear scheme (``u4g32a8``), or those of runs of rows
 ``attention`` heads, kv_heads, head_dim, context  of the caches (``k16v16``)
-``append``    kv_heads, head_dim                  of the caches
-``rope``      heads, head_dim                     -
-``norm``      width (residual added, RMS)         of the int8 result (``a8g32``); empty: float
-``glu``       width                               of the int8 result
-``quantize``  width                               of the result
-``embedding`` vocabulary, width                   a linear scheme
-``argmax``    width                               -
 ============= =================================== ================================================================
+
+The rest of a step is not timed kernel by kernel but as a whole (``anchor``).
 """
 
 from __future__ import annotations
@@ -21,11 +16,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bitwright.autotune.step_kernel import StepKernel, of_function, of_team
+from bitwright.autotune.step_kernel import StepKernel, of_team
 from bitwright.autotune.workload import Workload
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.layout import TensorSpec
-from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.errors import UnsupportedError
 from bitwright.runs import parse_weights
 from bitwright.scheme import CacheScheme
@@ -33,7 +26,6 @@ from bitwright.scheme import CacheScheme
 WEIGHTS = frozenset({"codes", "scales", "zeros", "weights"})
 CACHES = frozenset({"k_cache", "v_cache"})
 _CAPACITY = 64
-_EPSILON = 1e-5
 
 
 def decode_kernel(workload: Workload, isa: Isa) -> StepKernel:
@@ -79,93 +71,4 @@ def _attention(work: Workload, isa: Isa) -> StepKernel:
     return of_team(attention_team_kernel(spec), work.threads, CACHES, position=context - 1)
 
 
-def _append(work: Workload, isa: Isa) -> StepKernel:
-    from bitwright.codegen.cache import AppendSpec, append_team_kernel
-
-    kv_heads, head_dim = work.shape
-    spec = AppendSpec(_cache(work, kv_heads, head_dim, _CAPACITY), rows=1, lanes=isa.lanes)
-    return of_team(append_team_kernel(spec), work.threads, frozenset())
-
-
-def _rope(work: Workload, isa: Isa) -> StepKernel:
-    from bitwright.codegen.rope import RopeSpec, build_rope
-
-    heads, head_dim = work.shape
-    row, table = TensorSpec("x", "float32", (1, heads * head_dim)), (_CAPACITY, head_dim // 2)
-    arguments = (
-        row,
-        TensorSpec("cos", "float32", table),
-        TensorSpec("sin", "float32", table),
-        TensorSpec("positions", "int64", (1,)),
-        TensorSpec("y", "float32", row.shape),
-    )
-    spec = RopeSpec(heads, head_dim, head_dim, _CAPACITY, rows=1, lanes=isa.lanes)
-    return of_function(build_rope(spec), arguments, 1, zeroed=frozenset({"positions"}))
-
-
-def _results(work: Workload, width: int) -> tuple[tuple[TensorSpec, ...], QuantizedRows | None]:
-    """The results of a kernel that may quantize, and how it does."""
-    if not work.scheme:
-        return (TensorSpec("y", "float32", (1, width)),), None
-    quantized = QuantizedRows.parse(work.scheme)
-    return quantized.tensors(1, width), quantized
-
-
-def _norm(work: Workload, isa: Isa) -> StepKernel:
-    from bitwright.codegen.norm import NormSpec, build_norm
-
-    (width,) = work.shape
-    results, quantized = _results(work, width)
-    rows = [TensorSpec(name, "float32", (1, width)) for name in ("x", "residual")]
-    gain, total = TensorSpec("gain", "float32", (width,)), TensorSpec("sum", "float32", (1, width))
-    spec = NormSpec("rms", width, _EPSILON, False, True, 1, isa.lanes, quantized)
-    return of_function(build_norm(spec), (*rows, gain, total, *results), 1 + len(results))
-
-
-def _glu(work: Workload, isa: Isa) -> StepKernel:
-    from bitwright.codegen.elementwise import GluSpec, build_glu
-
-    (width,) = work.shape
-    results, quantized = _results(work, width)
-    spec = GluSpec("silu", width, True, 1, isa.lanes, quantized)
-    return of_function(build_glu(spec), (TensorSpec("x", "float32", (1, 2 * width)), *results), len(results))
-
-
-def _quantize(work: Workload, isa: Isa) -> StepKernel:
-    from bitwright.codegen.activation import build_quantize_activation
-
-    (width,) = work.shape
-    results, quantized = _results(work, width)
-    if quantized is None:
-        raise UnsupportedError(f"{work} quantizes nothing", limit="a scheme such as a8g32")
-    function = build_quantize_activation(width, quantized, isa, 1)
-    return of_function(function, (TensorSpec("x", "float32", (1, width)), *results), len(results))
-
-
-def _embedding(work: Workload, isa: Isa) -> StepKernel:
-    from bitwright.codegen.embedding import build_embedding, embedding_arguments
-    from bitwright.codegen.linear import linear_spec
-
-    vocabulary, width = work.shape
-    table = linear_spec(parse_weights(work.scheme), vocabulary, width, rows=1)
-    function = build_embedding(table, isa)
-    return of_function(function, embedding_arguments(table, isa), 1, zeroed=frozenset({"ids"}), cold=WEIGHTS)
-
-
-def _argmax(work: Workload, isa: Isa) -> StepKernel:
-    from bitwright.codegen.argmax import argmax_team_kernel
-
-    return of_team(argmax_team_kernel(work.shape[0], isa.lanes), work.threads, frozenset())
-
-
-_BUILDERS: dict[str, Callable[[Workload, Isa], StepKernel]] = {
-    "linear": _linear,
-    "attention": _attention,
-    "append": _append,
-    "rope": _rope,
-    "norm": _norm,
-    "glu": _glu,
-    "quantize": _quantize,
-    "embedding": _embedding,
-    "argmax": _argmax,
-}
+_BUILDERS: dict[str, Callable[[Workload, Isa], StepKernel]] = {"linear": _linear, "attention": _attention}

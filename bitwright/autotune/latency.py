@@ -1,28 +1,27 @@
 """Latency tables: how long a kernel takes on a target, measured where it was measured, else predicted.
 
-``LatencyTable`` answers from measurements of kernels inside a decode step (``step_bench``) or, for many tokens, of
-their calls. How fast weights arrive depends on how much of all weights stays in the last cache level, so each kernel
-is timed in two *working sets*, twice and four times that level; a model's own size lies between them, below or above.
+``LatencyTable`` answers from measurements of kernels inside a decode step (``chain``) or, for many tokens, of their
+calls. How fast weights arrive depends on how much of all weights stays in the last cache level, so decode kernels are
+timed in several *working sets*, 1.5 to four times that level; a model's own size lies between them, below or above.
 
-A kernel that was not measured is predicted by ``fit``, with the error that leaving each measurement out showed. A
-table is one JSON file per target, with a digest of its content; measuring goes on where it was interrupted.
+A product that was not measured is predicted by ``fit`` from those that were, with the error that leaving them out one
+by one showed. ``anchors`` hold what whole compiled models take (``anchor``). A table is one JSON file per target, with
+a digest of its content (``latency_file``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from bitwright.autotune.anchor import Anchor, Anchors
 from bitwright.autotune.fit import Fit, fit
 from bitwright.autotune.workload import Workload
-from bitwright.errors import InputError, UnsupportedError
-from bitwright.runs import parse_weights, runs_of
+from bitwright.errors import UnsupportedError
+from bitwright.runs import WeightsScheme, parse_weights, runs_of
 
-TABLE_VERSION = 1
+LINEAR, ATTENTION = "linear", "attention"
 
 
 @dataclass(frozen=True)
@@ -49,185 +48,178 @@ class LatencyTable:
 
     Attributes:
         fingerprint, isa: of the target.
-        constants: seconds of what is no kernel: ``step`` (a call of a decode step: launch, first and last barrier).
-        entries: measurements; ``add`` replaces an older one.
+        threads: what is meant when no number of threads is named.
+        entries: kernels; ``add`` replaces an older one.
+        anchors: whole models.
     """
 
     fingerprint: str
     isa: str
-    constants: dict[str, float] = field(default_factory=dict)
+    threads: int
     entries: dict[tuple[Workload, int], float] = field(default_factory=dict)
-    _fits: dict[tuple[Any, ...], Fit] = field(default_factory=dict, repr=False)
+    anchors: set[Anchor] = field(default_factory=set)
+    _fits: dict[tuple[Any, ...], Fit] = field(default_factory=dict, repr=False, compare=False)
 
     def add(self, entry: Entry) -> None:
         self.entries[entry.workload, entry.working_set] = entry.seconds
         self._fits.clear()
 
-    def milliseconds(
-        self, op: str, shape: tuple[int, ...], scheme: str, m: int, threads: int, *, working_set: int | None = None
-    ) -> float:
-        """Time of one call; see ``look_up``."""
-        return self.look_up(Workload(op, shape, scheme, m, threads, self.isa), working_set).milliseconds
+    def anchors_of(self, model: str, threads: int | None = None) -> Anchors:
+        """What is known about a whole model. Raises UnsupportedError: nothing."""
+        return Anchors.of(tuple(self.anchors), model, threads or self.threads)
 
-    def look_up(self, workload: Workload, working_set: int | None = None) -> Latency:
-        """Time of one call of a kernel.
+    def add_anchors(self, anchors: Iterable[Anchor]) -> None:
+        """Measurements of one model on one number of threads, which replace older ones of it."""
+        found = set(anchors)
+        replaced = {(anchor.model, anchor.threads) for anchor in found}
+        self.anchors = {anchor for anchor in self.anchors if (anchor.model, anchor.threads) not in replaced} | found
+
+    def milliseconds(
+        self,
+        op: str,
+        shape: tuple[int, ...],
+        scheme: str,
+        tokens: int = 1,
+        threads: int | None = None,
+        working_set: int | None = None,
+    ) -> float:
+        """Time of one call.
 
         Args:
+            op: ``linear`` (shape: outputs, inputs; an lm_head is one), or ``attention`` in decoding (shape: heads,
+                heads of the cache, head size, tokens in the cache; scheme: of the caches, such as ``k4g32v4g32``).
+            scheme: any linear scheme, or the schemes of runs of rows.
             working_set: bytes of weights and caches that a step reads; None: much more than the last cache level.
 
         Raises:
-            UnsupportedError: it was not measured, and too little was that is like it.
+            UnsupportedError: it was not measured, and nothing like it was.
         """
-        measured = self._measured(workload)
+        workload = Workload(op, shape, scheme, tokens, threads or self.threads, self.isa)
+        return self.look_up(workload, working_set).milliseconds
+
+    def look_up(self, workload: Workload, working_set: int | None = None) -> Latency:
+        """The same, with what is known about its error."""
+        measured = {size: seconds for (known, size), seconds in self.entries.items() if known == workload}
         if measured:
             return Latency(1e3 * between(measured, working_set), True, 0.0)
-        if ":" in workload.scheme:
-            return self._sum_of_runs(workload, working_set)
-        found = self._fit(workload)
-        predicted = {size: found.seconds(workload, size) for size in found.coefficients}
-        return Latency(1e3 * between(predicted, working_set), False, found.relative_error)
+        if workload.op == ATTENTION:
+            return Latency(1e3 * self._attention(workload, working_set), False, 0.05)
+        return self.product(parse_weights(workload.scheme), workload, working_set)
 
-    def _sum_of_runs(self, workload: Workload, working_set: int | None) -> Latency:
-        """A product whose runs have schemes of their own: their times as if each were a call, an upper estimate."""
-        runs = runs_of(parse_weights(workload.scheme), workload.shape[0])
-        parts = [
-            self.look_up(replace(workload, shape=(run.rows, *workload.shape[1:]), scheme=str(run.scheme)), working_set)
-            for run in runs
-        ]
-        total = sum(part.milliseconds for part in parts)
-        return Latency(total, False, sum(p.milliseconds * p.relative_error for p in parts) / total)
+    def product(self, scheme: WeightsScheme, like: Workload, working_set: int | None) -> Latency:
+        """A matrix product by its prices, even if it was measured itself."""
+        outputs, inputs = like.shape
+        runs = runs_of(scheme, outputs)
+        found = self.prices(like.m, like.threads)
+        seconds = _interpolated(found, lambda prices: prices.seconds(runs, inputs), like.m, working_set)
+        return Latency(1e3 * seconds, False, max(fits.error_of(runs) for by in found.values() for fits in by.values()))
 
-    def relative_errors(self) -> dict[str, float]:
-        """For each kind of kernel, the mean relative error of a prediction whose own measurement was left out."""
-        errors = {}
-        for workload, _ in self.entries:
-            try:
-                errors[" ".join(map(str, family(workload)))] = self._fit(workload).relative_error
-            except UnsupportedError:
-                continue
-        return errors
+    def row_milliseconds(
+        self,
+        scheme: str,
+        shape: tuple[int, int],
+        tokens: int = 1,
+        threads: int | None = None,
+        working_set: int | None = None,
+    ) -> float:
+        """What each row at a scheme adds to a product of (outputs, inputs): a row tile costs this times its rows."""
+        (run,) = runs_of(parse_weights(scheme), 1)
+        found = self.prices(tokens, threads or self.threads)
+        return 1e3 * _interpolated(found, lambda prices: prices.per_row(run.scheme, *shape), tokens, working_set)
 
-    def _measured(self, workload: Workload) -> dict[int, float]:
-        return {size: seconds for (known, size), seconds in self.entries.items() if known == workload}
+    def prices(self, tokens: int, threads: int) -> dict[int, dict[int, Fit]]:
+        """The fits by tokens and working set, those of decoding apart from those of prompts.
 
-    def _fit(self, workload: Workload) -> Fit:
-        key = family(workload)
+        Raises:
+            UnsupportedError: no product was measured so.
+        """
+        known = {(w.m, size) for w, size in self.entries if w.op == LINEAR and w.threads == threads}
+        kinds = sorted({m for m, _ in known if (m == 1) == (tokens == 1)})
+        if not kinds:
+            kind = "decoding" if tokens == 1 else "prompts"
+            raise UnsupportedError(
+                f"no latency is known for {kind} on {threads} threads",
+                where=f"{tokens} tokens",
+                remedy="measure with `bitwright latency`",
+            )
+        return {m: {size: self._fit(m, threads, size) for n, size in sorted(known) if n == m} for m in kinds}
+
+    def _fit(self, m: int, threads: int, working_set: int) -> Fit:
+        key = (m, threads, working_set)
         if key not in self._fits:
-            alike = [Entry(w, size, s) for (w, size), s in sorted(self.entries.items()) if family(w) == key]
-            self._fits[key] = fit([(e.workload, e.working_set, e.seconds) for e in alike], str(workload))
+            self._fits[key] = fit(
+                [
+                    (runs_of(parse_weights(work.scheme), work.shape[0]), work.shape[1], seconds)
+                    for (work, size), seconds in sorted(self.entries.items())
+                    if work.op == LINEAR and (work.m, work.threads, size) == key
+                ]
+            )
         return self._fits[key]
 
-    def to_json(self) -> str:
-        content = {
-            "table_version": TABLE_VERSION,
-            "fingerprint": self.fingerprint,
-            "isa": self.isa,
-            "constants": dict(sorted(self.constants.items())),
-            "entries": [
-                {"workload": workload.to_json(), "working_set": size, "seconds": seconds}
-                for (workload, size), seconds in sorted(self.entries.items())
-            ],
-        }
-        return json.dumps({**content, "digest": digest(content)}, indent=1) + "\n"
+    def _attention(self, wanted: Workload, working_set: int | None) -> float:
+        """Linear in the tokens in the cache; of two unlike caches half of what each costs beside one like it."""
+        from bitwright.scheme import CacheScheme
 
-    @property
-    def digest(self) -> str:
-        """sha256 of the content: what a plan names that was computed from it."""
-        found: str = json.loads(self.to_json())["digest"]
-        return found
-
-    def write(self, path: Path) -> None:
-        """Replace the file; a failure leaves the old one.
-
-        Raises:
-            InputError: it cannot be written.
-        """
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_text(self.to_json(), encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise InputError(
-                "the latency table cannot be written",
-                where=str(path),
-                limit=error.strerror,
-                remedy="choose another path",
-            ) from error
-
-    @classmethod
-    def read(cls, path: Path) -> LatencyTable:
-        """Raises InputError: the file cannot be read, was changed, or is no latency table."""
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError("the latency table cannot be read", where=str(path), limit=str(error)) from error
-        if not isinstance(document, dict) or document.get("table_version") != TABLE_VERSION:
-            raise InputError(
-                "the latency table has an unknown version",
-                where=str(path),
-                limit=f"table_version {TABLE_VERSION}",
-                remedy="measure it again with this version of bitwright",
+        *heads, context = wanted.shape
+        known: dict[int, dict[int, float]] = {}
+        for (work, size), seconds in self.entries.items():
+            if replace(work, shape=wanted.shape) == wanted and work.shape[:-1] == tuple(heads):
+                known.setdefault(work.shape[-1], {})[size] = seconds
+        if len(known) > 1:
+            return between({at: between(found, working_set) for at, found in known.items()}, context, beyond=True)
+        at = wanted.scheme.index("v", 1)
+        keys, values = CacheScheme.parse(wanted.scheme[:at]), CacheScheme.parse(wanted.scheme[at:])
+        alike = [keys.name + values_like(keys), keys_like(values) + values.name]
+        if wanted.scheme in alike:
+            raise UnsupportedError(
+                f"no latency is known for attention over caches of {wanted.scheme}",
+                where=str(wanted),
+                limit="measured at two contexts at least",
+                remedy="measure them with `bitwright latency --caches`",
             )
-        content = {name: value for name, value in document.items() if name != "digest"}
-        if document.get("digest") != digest(content):
-            raise InputError(
-                "the latency table was changed", where=str(path), limit="its digest", remedy="measure it again"
-            )
-        table = cls(document["fingerprint"], document["isa"], dict(document["constants"]))
-        for entry in document["entries"]:
-            workload = Workload.from_json(entry["workload"], str(path))
-            table.add(Entry(workload, int(entry["working_set"]), float(entry["seconds"])))
-        return table
-
-    @classmethod
-    def open(cls, path: Path, fingerprint: str, isa: str) -> LatencyTable:
-        """The table in a file, to be continued, or a new one.
-
-        Raises:
-            InputError: the file holds another target's.
-        """
-        if not path.exists():
-            return cls(fingerprint, isa)
-        table = cls.read(path)
-        if table.fingerprint != fingerprint:
-            raise InputError(
-                "the latency table was measured on another target",
-                where=f"{path}: fingerprint {table.fingerprint}",
-                limit=f"this target is {fingerprint}",
-                remedy="use another file",
-            )
-        return table
+        return sum(1e-3 * self.look_up(replace(wanted, scheme=name), working_set).milliseconds for name in alike) / 2
 
 
-def family(workload: Workload) -> tuple[Any, ...]:
-    """Kernels whose times follow one formula: the same code but for extents."""
-    kind = "decode" if workload.m == 1 else "prefill"
-    return (workload.op, workload.scheme, kind, workload.threads, workload.isa)
+def _interpolated(
+    found: Mapping[int, Mapping[int, Fit]], price: Callable[[Fit], float], tokens: int, working_set: int | None
+) -> float:
+    by_tokens = {m: between({size: price(fits) for size, fits in by.items()}, working_set) for m, by in found.items()}
+    return between(by_tokens, tokens, beyond=True)
 
 
-def between(seconds: dict[int, float], working_set: int | None) -> float:
-    """Linear between the working sets that were measured, constant outside."""
-    sizes = sorted(seconds)
-    if working_set is None or working_set >= sizes[-1]:
-        return seconds[sizes[-1]]
-    if working_set <= sizes[0]:
-        return seconds[sizes[0]]
-    high = next(i for i, size in enumerate(sizes) if size > working_set)
-    low, up = sizes[high - 1], sizes[high]
-    part = (working_set - low) / (up - low)
-    return (1 - part) * seconds[low] + part * seconds[up]
+def values_like(keys: Any) -> str:
+    """Name of the V scheme that stores what a K scheme stores."""
+    return f"v{keys.name[1:]}"
 
 
-def digest(content: Any) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def keys_like(values: Any) -> str:
+    return f"k{values.name[1:]}"
+
+
+def between(known: Mapping[int, float], wanted: int | None, *, beyond: bool = False) -> float:
+    """Linear between the points that are known; outside constant, or going on as between the last two (``beyond``).
+
+    One point alone is proportional to its number if ``beyond``.
+    """
+    points = sorted(known)
+    if wanted in known:
+        return known[wanted]  # type: ignore[index]  # None is no key
+    if wanted is None:
+        return known[points[-1]]
+    if len(points) == 1:
+        return known[points[0]] * (wanted / points[0] if beyond else 1)
+    if not beyond and not points[0] < wanted < points[-1]:
+        return known[points[0] if wanted < points[0] else points[-1]]
+    above = next((i for i, point in enumerate(points) if point > wanted), len(points) - 1)
+    low, high = points[max(above, 1) - 1], points[max(above, 1)]
+    part = (wanted - low) / (high - low)
+    return max((1 - part) * known[low] + part * known[high], 0.0)
 
 
 def missing(
     table: LatencyTable, workloads: Iterable[Workload], working_sets: Iterable[int]
 ) -> list[tuple[Workload, int]]:
-    """What is still to be measured, in order, each once."""
+    """What is still to be measured, in order, each once. Prompts compute more than they read: one set is enough."""
     sets = tuple(working_sets)
-    wanted = dict.fromkeys((workload, size) for workload in workloads for size in sets)
+    wanted = dict.fromkeys((work, size) for work in workloads for size in (sets if work.m == 1 else sets[-1:]))
     return [key for key in wanted if key not in table.entries]

@@ -82,7 +82,7 @@ def _bench(target: str) -> Any:
 
 
 def _times(workload: Workload, spec: LinearSpec, isa: Isa, schedule: LinearSchedule, bench: Any) -> tuple[float, float]:
-    from bitwright.autotune.calls import alternate, prepare
+    from bitwright.autotune.calls import Call, alternate
     from bitwright.autotune.chain import Chain
     from bitwright.autotune.kernels import WEIGHTS
     from bitwright.autotune.step_kernel import of_team
@@ -97,7 +97,10 @@ def _times(workload: Workload, spec: LinearSpec, isa: Isa, schedule: LinearSched
         return seconds, default_seconds
     arguments = linear_arguments(spec, isa)
     functions = [build_linear(spec, isa, schedules=fixed(k)) for k in knobs]
-    seconds, default_seconds = alternate([prepare(f, arguments, workload, bench) for f in functions])
+    calls = [Call(function, arguments, bench) for function in functions]
+    for call in calls:
+        call.place(workload.m, workload.threads)
+    seconds, default_seconds = alternate(calls)
     return seconds, default_seconds
 
 

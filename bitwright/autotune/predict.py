@@ -1,81 +1,161 @@
-"""Predicts the time of a whole decode step, or of a prompt's linear layers, from a plan and a latency table.
+"""Predicts the time of a whole decode step or of a prompt from a plan and a latency table.
 
-The kernels of a step follow from the sites as the fusion passes leave them: members of a group are one matrix product,
-whose scheme lists the runs of all members when they differ; norms quantize for what reads them; a gated feed-forward
-is recognised by two equal matrices that share an input. What is small and unlike this in a model (positions,
-LayerNorm instead of RMSNorm) counts as if it were.
+    seconds = rest + scale * sum of the matrix products
+
+Products follow from the sites as the fusion passes leave them: members of a group are one, whose scheme lists the runs
+of all members when they differ. ``rest`` and ``scale`` come from the same model compiled at one scheme (``anchor``):
+scale is what its products took there over what their prices sum up to, near 1.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitwright.autotune.latency import LatencyTable
+from bitwright.autotune.anchor import Anchors
+from bitwright.autotune.latency import ATTENTION, LINEAR, LatencyTable
 from bitwright.autotune.workload import Workload
-from bitwright.codegen.quantized_rows import QuantizedRows
-from bitwright.plan import Plan
+from bitwright.plan import Plan, uniform_plan
 from bitwright.runs import Run, runs_of, scheme_of
-from bitwright.scheme import CacheScheme
+from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.site import Site
 
 _ROLE = re.compile(r"layer\.(?P<layer>\d+)\.(?P<role>[a-z_]+)")
 
 
 @dataclass(frozen=True)
-class StepPrediction:
+class Prediction:
     """A predicted time.
 
     Attributes:
         milliseconds: of the whole.
         relative_error: of the whole, if the errors of all kernels that were not measured went the same way.
-        by_op: milliseconds of each kind of kernel; ``step`` is what lies outside them.
-        predicted: kernels that were not measured.
+        linear, attention, rest: what it is made of; attention only as far as its caches are not those of the anchor.
+        predicted: kinds of products that were not measured themselves.
     """
 
     milliseconds: float
     relative_error: float
-    by_op: dict[str, float]
+    linear: float
+    attention: float
+    rest: float
     predicted: int
 
 
-def predict_step(table: LatencyTable, sites: Sequence[Site], plan: Plan, context: int, threads: int) -> StepPrediction:
-    """Milliseconds of decoding one token after ``context - 1`` others.
+@dataclass(frozen=True)
+class Model:
+    """What predictions need to know about a model: its sites in order, and sha256 of its canonical form."""
+
+    sites: tuple[Site, ...]
+    digest: str
+
+
+def predict_step(table: LatencyTable, model: Model, plan: Plan, context: int, threads: int | None = None) -> Prediction:
+    """Decoding one token after ``context - 1`` others.
 
     Raises:
-        UnsupportedError: a kernel was neither measured nor can be predicted.
+        UnsupportedError: too little was measured.
     """
-    work = Counter(step_workloads(sites, plan, context, threads, table.isa))
-    return _sum(table, work, working_set(sites, plan, context), table.constants.get("step", 0.0))
+    count = threads or table.threads
+    anchors = table.anchors_of(model.digest, count)
+    size = working_set(model.sites, plan, context)
+    work = Counter(linear_workloads(model.sites, plan, 1, count, table.isa))
+    linear, wrong, predicted = _sum(table, work, size)
+    scale = step_scale(table, model, anchors, count)
+    attention = _attention(table, model, plan, anchors, context, count, size)
+    rest = 1e3 * anchors.rest(1, context - 1)
+    total = scale * linear + attention + rest
+    return Prediction(total, scale * wrong / total, scale * linear, attention, rest, predicted)
 
 
-def predict_prefill(
-    table: LatencyTable, sites: Sequence[Site], plan: Plan, tokens: int, chunk: int, threads: int
-) -> StepPrediction:
-    """Milliseconds that the linear layers of a prompt take in chunks of ``chunk`` tokens; the lm_head runs once."""
-    work: Counter[Workload] = Counter()
-    size = working_set(sites, plan, 1)
-    full, rest = divmod(tokens, chunk)
-    for m, count in ((chunk, full), (rest, 1)):
-        if m and count:
-            for one in linear_workloads(sites, plan, m, threads, table.isa, head=False):
-                work[one] += count
-    for one in linear_workloads(sites, plan, 1, threads, table.isa)[-1:] if _head(sites) else []:
-        work[one] += 1
-    return _sum(table, work, size, 0.0)
+def predict_prompt(
+    table: LatencyTable, model: Model, plan: Plan, tokens: int, chunk: int, threads: int | None = None
+) -> Prediction:
+    """Reading a prompt in chunks of at most ``chunk`` tokens.
+
+    Raises:
+        UnsupportedError: too little was measured.
+    """
+    count = threads or table.threads
+    anchors = table.anchors_of(model.digest, count)
+    scale = prompt_scale(table, model, anchors, count)
+    linear = wrong = rest = 0.0
+    predicted = 0
+    for start in range(0, tokens, chunk):
+        m = min(chunk, tokens - start)
+        work = Counter(prompt_workloads(model.sites, plan, m, count, table.isa))
+        milliseconds, errors, unmeasured = _sum(table, work, None)
+        linear, wrong, predicted = linear + milliseconds, wrong + errors, max(predicted, unmeasured)
+        rest += 1e3 * anchors.rest(m, start)
+    total = scale * linear + rest
+    return Prediction(total, scale * wrong / total, scale * linear, 0.0, rest, predicted)
 
 
-def _sum(table: LatencyTable, work: Counter[Workload], size: int, constant: float) -> StepPrediction:
-    by_op, wrong, predicted = {"step": 1e3 * constant}, 0.0, 0
+def step_scale(table: LatencyTable, model: Model, anchors: Anchors, threads: int) -> float:
+    """What the products of the anchor's decode step took over what they were measured as, one by one."""
+    plan = _anchor_plan(model, anchors)
+    work = Counter(linear_workloads(model.sites, plan, 1, threads, table.isa))
+    return 1e3 * anchors.at(1).linear / _sum(table, work, working_set(model.sites, plan, 1))[0]
+
+
+def prompt_scale(table: LatencyTable, model: Model, anchors: Anchors, threads: int) -> float:
+    """The same for the largest chunk that was measured."""
+    tokens = anchors.prompt_sizes()[-1] if anchors.prompt_sizes() else 2
+    plan = _anchor_plan(model, anchors)
+    work = Counter(prompt_workloads(model.sites, plan, tokens, threads, table.isa))
+    return 1e3 * anchors.at(tokens).linear / _sum(table, work, None)[0]
+
+
+def _anchor_plan(model: Model, anchors: Anchors) -> Plan:
+    scheme = LinearScheme.parse(anchors.scheme)
+    return uniform_plan(model.sites, scheme, table=None, cache_bits=16, model=model.digest, target="")
+
+
+def _sum(table: LatencyTable, work: Counter[Workload], size: int | None) -> tuple[float, float, int]:
+    """Milliseconds of products, those that may be wrong in the same direction, and how many were not measured."""
+    total, wrong, predicted = 0.0, 0.0, 0
     for workload, count in sorted(work.items()):
         found = table.look_up(workload, size)
-        by_op[workload.op] = by_op.get(workload.op, 0.0) + count * found.milliseconds
+        total += count * found.milliseconds
         wrong += count * found.milliseconds * found.relative_error
         predicted += not found.measured
-    total = sum(by_op.values())
-    return StepPrediction(total, wrong / total, by_op, predicted)
+    return total, wrong, predicted
+
+
+def _attention(
+    table: LatencyTable, model: Model, plan: Plan, anchors: Anchors, context: int, threads: int, size: int
+) -> float:
+    """Milliseconds that attention takes longer than over the anchor's caches."""
+    total = 0.0
+    for shape, keys, values in attention_sites(model.sites):
+        names = f"{plan.schemes[keys]}{plan.schemes[values]}"
+        if names != anchors.caches:
+            asked = [
+                (name, Workload(ATTENTION, (*shape, context), name, 1, threads, table.isa))
+                for name in (names, anchors.caches)
+            ]
+            chosen, known = (table.look_up(work, size).milliseconds for _, work in asked)
+            total += chosen - known
+    return total
+
+
+def attention_sites(sites: Sequence[Site]) -> list[tuple[tuple[int, int, int], str, str]]:
+    """Of each layer with a cache: (heads, heads of the cache, head size), and the names of its two caches."""
+    layers: dict[int, dict[str, Site]] = {}
+    for site in sites:
+        if site.kind in ("k_cache", "v_cache"):
+            layers.setdefault(_layer(site), {})[site.kind] = site
+        elif _role(site) == "o":
+            layers.setdefault(_layer(site), {})["o"] = site
+    found = []
+    for layer in layers.values():
+        if "k_cache" in layer and "v_cache" in layer:
+            kv_heads, head_dim = layer["k_cache"].shape
+            heads = layer["o"].shape[1] // layer["v_cache"].shape[1] if "o" in layer else kv_heads
+            found.append(((heads, kv_heads, head_dim), layer["k_cache"].name, layer["v_cache"].name))
+    return found
 
 
 def working_set(sites: Sequence[Site], plan: Plan, context: int) -> int:
@@ -91,16 +171,34 @@ def working_set(sites: Sequence[Site], plan: Plan, context: int) -> int:
     return total
 
 
-def linear_workloads(
-    sites: Sequence[Site], plan: Plan, m: int, threads: int, isa: str, *, head: bool = True
-) -> list[Workload]:
+def linear_workloads(sites: Sequence[Site], plan: Plan, m: int, threads: int, isa: str) -> list[Workload]:
     """The matrix products in order, fused as the compiler fuses them; the lm_head last."""
     groups: dict[str, list[Site]] = {}
     for site in sites:
-        if site.kind == "linear" and (head or not site.name.startswith("head")):
+        if site.kind == "linear":
             groups.setdefault(site.group or site.name, []).append(site)
-    products = [*groups.values(), *([site] for site in sites if head and site.tied)]
+    products = [*groups.values(), *([site] for site in sites if site.tied)]
     return [_product(members, plan, m, threads, isa) for members in products]
+
+
+def prompt_workloads(sites: Sequence[Site], plan: Plan, m: int, threads: int, isa: str) -> list[Workload]:
+    """The products of a chunk of ``m`` tokens: what lies behind the last attention runs for its last token only."""
+    behind = last_token_sites(sites)
+    every = [site for site in sites if site.name not in behind]
+    final = [site for site in sites if site.name in behind]
+    return [*linear_workloads(every, plan, m, threads, isa), *linear_workloads(final, plan, 1, threads, isa)]
+
+
+def last_token_sites(sites: Sequence[Site]) -> frozenset[str]:
+    """Names of the products behind the last attention: the lm_head, and what the last layer does with its result."""
+    last = max((_layer(site) for site in sites if site.kind == "k_cache"), default=-1)
+    return frozenset(
+        site.name
+        for site in sites
+        if site.tied
+        or (site.kind == "linear" and _layer(site) < 0)
+        or (site.kind == "linear" and _layer(site) == last and not set(_role(site)) <= set("qkv"))
+    )
 
 
 def _product(members: Sequence[Site], plan: Plan, m: int, threads: int, isa: str) -> Workload:
@@ -114,65 +212,7 @@ def _product(members: Sequence[Site], plan: Plan, m: int, threads: int, isa: str
                 run = Run(run.scheme, runs.pop().rows + run.rows)
             runs.append(run)
     shape = (sum(run.rows for run in runs), members[0].shape[1])
-    return Workload("linear", shape, str(scheme_of(tuple(runs))), m, threads, isa)
-
-
-def _head(sites: Sequence[Site]) -> bool:
-    return any(site.tied or site.name.startswith("head") for site in sites)
-
-
-def step_workloads(sites: Sequence[Site], plan: Plan, context: int, threads: int, isa: str) -> list[Workload]:
-    """Every kernel of a decode step that takes time, repeated as often as it runs."""
-
-    def work(op: str, shape: tuple[int, ...], scheme: str = "") -> Workload:
-        return Workload(op, shape, scheme, 1, threads, isa)
-
-    found = linear_workloads(sites, plan, 1, threads, isa)
-    for table in (site for site in sites if site.kind == "table"):
-        found.append(work("embedding", table.shape, str(plan.schemes[table.name])))
-        if table.tied:
-            found += [work("argmax", table.shape[:1]), work("norm", table.shape[1:], _quantized(plan, table))]
-    caches = {(_layer(site), site.kind): site for site in sites if site.kind in ("k_cache", "v_cache")}
-    for (layer, kind), keys in caches.items():
-        if kind != "k_cache":
-            continue
-        names = f"{plan.schemes[keys.name]}{plan.schemes[caches[layer, 'v_cache'].name]}"
-        linears = [site for site in sites if site.kind == "linear" and _layer(site) == layer]
-        found += _layer_workloads(work, keys.shape, names, context, linears, plan)
-    return found
-
-
-def _layer_workloads(
-    work: Callable[..., Workload], cache: tuple[int, int], names: str, context: int, linears: Sequence[Site], plan: Plan
-) -> Iterable[Workload]:
-    kv_heads, head_dim = cache
-    output = next((site for site in linears if _role(site) == "o"), None)
-    heads = output.shape[1] // head_dim if output else kv_heads
-    yield work("attention", (heads, kv_heads, head_dim, context), names)
-    yield work("append", (kv_heads, head_dim), names)
-    yield work("rope", (heads, head_dim))
-    yield work("rope", (kv_heads, head_dim))
-    if output is not None and _quantized(plan, output):
-        yield work("quantize", output.shape[1:], _quantized(plan, output))
-    inputs = [site for site in linears if set(_role(site)) <= set("qkv")]
-    if inputs:
-        yield work("norm", inputs[0].shape[1:], _quantized(plan, inputs[0]))
-    feed = [site for site in linears if _role(site) == "mlp"]
-    if not feed:
-        return
-    yield work("norm", feed[0].shape[1:], _quantized(plan, feed[0]))
-    down = feed[-1]
-    if sum(site.shape == feed[0].shape for site in feed) >= 2:
-        yield work("glu", down.shape[1:], _quantized(plan, down))
-
-
-def _quantized(plan: Plan, site: Site) -> str:
-    """How the input of a site is quantized, as ``QuantizedRows`` names it (``a8g32``); empty for a float."""
-    scheme = plan.schemes[site.name]
-    if isinstance(scheme, CacheScheme):
-        return ""
-    first = runs_of(scheme, site.shape[0])[0].scheme
-    return QuantizedRows(first.weight.group, first.terms).name if first.terms else ""
+    return Workload(LINEAR, shape, str(scheme_of(tuple(runs))), m, threads, isa)
 
 
 def _layer(site: Site) -> int:

@@ -8,7 +8,6 @@ from statistics import median
 
 from bitwright.autotune.arena import Arena, arena_bytes
 from bitwright.autotune.chain import Chain, cycles_per_second
-from bitwright.autotune.step_kernel import StepKernel
 from bitwright.codegen.isa import Isa, select_isa
 from bitwright.target import Target
 
@@ -31,39 +30,24 @@ class Bench:
         return select_isa(self.target.features)
 
     @cached_property
-    def _hertz(self) -> float:
-        return cycles_per_second(self._small_chain(1))
-
-    def _small_chain(self, threads: int) -> Chain:
+    def hertz(self) -> float:
+        """Of the cycle counter."""
         from bitwright.autotune.kernels import decode_kernel
         from bitwright.autotune.workload import Workload
 
-        work = Workload("append", (2, 32), "k16v16", 1, threads, self.isa.name)
-        return Chain(decode_kernel(work, self.isa), threads, self.target, self.arena)
-
-    def step_seconds(self, threads: int) -> float:
-        """What a call of a decode step takes beyond its kernels: threads are started and waited for."""
-        chain = self._small_chain(threads)
-        chain.run()
-        outside = []
-        for _ in range(200):
-            start = time.perf_counter()
-            chain.call()
-            outside.append(time.perf_counter() - start - chain.inside / self._hertz)
-        return max(median(outside), 0.0)
-
-    def seconds(self, kernel: StepKernel, threads: int) -> float:
-        """Median over runs of the mean time of a call."""
-        self.arena.release()
-        return self.compare([Chain(kernel, threads, self.target, self.arena)])[0]
+        work = Workload("linear", (64, 64), "u4g32a8", 1, 1, self.isa.name)
+        chain = Chain(decode_kernel(work, self.isa), 1, self.target, self.arena)
+        chain.place()
+        return cycles_per_second(chain)
 
     def compare(self, chains: list[Chain]) -> list[float]:
         """The same for several chains whose runs alternate, so that what slows the machine down slows all of them."""
         figures: list[list[float]] = [[] for _ in chains]
         for chain in chains:
+            chain.place()
             chain.run()
         deadline = time.perf_counter() + SECONDS * len(chains)
         while len(figures[0]) < LEAST_RUNS or time.perf_counter() < deadline:
             for chain, found in zip(chains, figures, strict=True):
                 found.append(chain.mean_cycles())
-        return [median(found) / self._hertz for found in figures]
+        return [median(found) / self.hertz for found in figures]

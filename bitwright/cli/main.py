@@ -1,8 +1,9 @@
 """The ``bitwright`` command: a table of verbs, each imported when it is called.
 
-A verb is a file of this folder named like it, with a function ``command`` whose parameters are its arguments and
-options (typer's annotations) and whose docstring is its help. It parses, calls the library and prints; errors are
-exceptions. At import time a verb may import typer and the standard library only: ``bitwright --help`` answers at
+A verb is a file of this folder named like it (``plan diff`` is ``plan/diff.py``), with a function ``command`` whose
+parameters are its arguments and options (typer's annotations) and whose docstring is its help. It parses, calls the
+library and prints; errors are exceptions. At import time a verb may import typer and the standard library only:
+``bitwright --help`` answers at
 once.
 """
 
@@ -17,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from bitwright.cli import console
 from bitwright.errors import BitwrightError, UnsupportedError
@@ -26,15 +27,29 @@ from bitwright.version import __version__
 VERBS = {
     "doctor": "Show this machine: instruction sets, caches, bandwidth.",
     "inspect": "List a model's sites and their bytes at each scheme.",
+    "profile": "Score what every scheme of every site costs in quality.",
+    "allocate": "Choose every site's scheme under budgets: a plan.",
     "compile": "Compile a model to an artifact.",
     "run": "Answer one prompt with an artifact.",
     "chat": "Talk with an artifact.",
+    "plan": "Read plans: what differs, why, and pictures.",
+    "study": "Compare strategies: solve, compile, measure.",
     "bench": "Measure speed against this machine's bandwidth.",
     "eval": "Measure perplexity and divergence on a text.",
     "tune": "Search for faster kernels by measuring them.",
+    "latency": "Measure and predict how long each scheme takes.",
     "verify": "Check an artifact's digests and target.",
 }
 """Name and one-line help of each verb, in the order of ``bitwright --help``."""
+
+GROUPS = {
+    "plan": {
+        "diff": "Show what differs between two plans.",
+        "explain": "Show why each site of a plan got its bits.",
+        "draw": "Draw a plan's bits, and where it lies on the Pareto front.",
+    }
+}
+"""Verbs that consist of verbs."""
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -45,13 +60,16 @@ TRACEBACK_VARIABLE = "BITWRIGHT_TRACEBACK"
 class LazyCommand(TyperCommand):
     """A verb's name and help; the real command is imported when its arguments are parsed."""
 
+    def __init__(self, name: str, text: str, group: str = "") -> None:
+        super().__init__(name, help=text, rich_markup_mode=None)
+        self.path = f"{group}.{name}" if group else name
+
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        assert self.name is not None
-        return _load_verb(self.name).make_context(info_name, args, parent, **extra)
+        return _load_verb(self.path).make_context(info_name, args, parent, **extra)
 
 
-def _load_verb(name: str) -> Any:
-    module = f"bitwright.cli.{name}"
+def _load_verb(path: str) -> Any:
+    module, name = f"bitwright.cli.{path}", path.rpartition(".")[2]
     try:
         function = import_module(module).command
     except ModuleNotFoundError as error:
@@ -96,7 +114,14 @@ def build() -> Any:
     group: Any = typer.main.get_command(app)
     group.commands.clear()
     for name, text in VERBS.items():
-        group.add_command(LazyCommand(name, help=text, rich_markup_mode=None), name)
+        group.add_command(_group(name, text) if name in GROUPS else LazyCommand(name, text), name)
+    return group
+
+
+def _group(name: str, text: str) -> Any:
+    group = TyperGroup(name=name, help=text, no_args_is_help=True, rich_markup_mode=None)
+    for verb, about in GROUPS[name].items():
+        group.add_command(LazyCommand(verb, about, name), verb)
     return group
 
 

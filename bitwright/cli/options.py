@@ -20,6 +20,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", "-t", help="Threads to compute with. Default: one per physical core.")
 ]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        dir_okay=False,
+        help="Read the K/V cache from this file if it exists, and save it there at the end: what an earlier prompt and"
+        " this one begin with is not computed again.",
+    ),
+]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens of an answer.")]
 TemperatureOption = Annotated[
     float | None, typer.Option(help="0 is greedy. Default: what the model recommends, else 0.")
@@ -31,7 +40,27 @@ PenaltyOption = Annotated[float | None, typer.Option(help="Make tokens seen befo
 SeedOption = Annotated[int | None, typer.Option(help="Of the random draws. Default 0: equal runs give equal answers.")]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Stop at this text (may be repeated).")]
 SystemOption = Annotated[str | None, typer.Option(help="System message for the chat template.")]
-
+MetricOption = Annotated[str, typer.Option("--metric", help="How errors are scored, such as fisher or output_mse.")]
+MaxBytesOption = Annotated[
+    str | None,
+    typer.Option("--max-bytes", help="Of weights, and of the cache at --context if given: 60MB (10^6), 60MiB (2^20)."),
+]
+MaxDecodeOption = Annotated[
+    float | None, typer.Option("--max-decode-ms", help="Of one token, after --context tokens if given.")
+]
+MaxPrefillOption = Annotated[float | None, typer.Option("--max-prefill-ms", help="Of a prompt of --prompt tokens.")]
+LatencyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency", metavar="TABLE", help="Made by `bitwright latency`. Default: this user's for the target."
+    ),
+]
+MaxKldOption = Annotated[
+    float | None, typer.Option("--max-kld", help="Expected divergence, nats per token; then bytes are minimised.")
+]
+AvgBitsOption = Annotated[
+    float | None, typer.Option("--avg-bits", help="Bits of storage per weight: a budget of bytes in other words.")
+]
 
 MOST_DIGITS = 9
 

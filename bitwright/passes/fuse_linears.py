@@ -21,7 +21,7 @@ from tvm import relax
 from bitwright import relax_ops
 from bitwright.passes.base import bindings, functions, rewrite, with_event
 from bitwright.program import Parameter, Program
-from bitwright.runs import Run, WeightsScheme, parse_weights, runs_of, scheme_of
+from bitwright.runs import Run, joined_runs, parse_weights, scheme_of
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,6 @@ def _group(weights: Sequence[str], calls: Mapping[str, Sequence[Any]]) -> _Group
     biases = tuple(bias for call in firsts if (bias := _bias(call)))
     schemes = [parse_weights(str(call.attrs["scheme"])) for call in firsts]
     return _Group(tuple(weights), outputs, biases, joined_runs(list(zip(schemes, outputs, strict=True))))
-
-
-def joined_runs(members: Sequence[tuple[WeightsScheme, int]]) -> tuple[Run, ...]:
-    """The runs of matrices stacked on each other, given as (scheme, rows)."""
-    joined: list[Run] = []
-    for run in (run for scheme, rows in members for run in runs_of(scheme, rows)):
-        if joined and joined[-1].scheme == run.scheme and not run.scheme.weight.is_codebook:
-            joined[-1] = replace(run, rows=joined[-1].rows + run.rows)
-        else:
-            joined.append(run)
-    return tuple(joined)
 
 
 def _bias(call: Any) -> str:

@@ -20,6 +20,7 @@ from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, b
 from bitwright.codegen.columns import Columns
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
+from bitwright.codegen.head_map import HeadMapSpec, build_head_map
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear import AnyLinear, build_linear, linear_spec, linear_team_kernel
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
@@ -164,6 +165,14 @@ def _rope(at: Lowering) -> Any:
     return at.emit(at.kernel(spec, lambda: build_rope(spec)), [matrix, *at.call.args[1:]])
 
 
+def _head_map(at: Lowering) -> Any:
+    matrices = at.call.args[1]
+    heads = int(at.attribute("heads"))
+    groups, size, _ = (int(extent) for extent in matrices.ty.shape.values)
+    spec = HeadMapSpec(heads, groups, size, len(at.call.args) > 2, at.rows, at.isa.lanes)
+    return at.emit(at.kernel(spec, lambda: build_head_map(spec)), at.call.args)
+
+
 def _attention(at: Lowering) -> Any:
     """Append to the caches in place, then attend: the attention reads the appended caches, which orders the two."""
     q, k, v, k_cache, v_cache, position = at.call.args
@@ -297,6 +306,7 @@ LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
     "packed_linear": _packed_linear,
     "packed_embedding": _packed_embedding,
     "quantize_activation": _quantize_activation,
+    "head_map": _head_map,
     "rope": _rope,
     "attention": _attention,
     "attention_full": _attention_full,

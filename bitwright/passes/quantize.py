@@ -149,15 +149,17 @@ class _PackedMatrix:
         weights = np.asarray(self.source.load(), dtype=np.float32)
         made = {}
         for first, layout in self._runs():
-            tensors = self._packed(weights[first : first + layout.outputs], layout)
+            tensors = self._packed(weights[first : first + layout.outputs], layout, first)
             made.update({self._name(first, name): array for name, array in tensors.items()})
         return made
 
-    def _packed(self, weights: npt.NDArray[np.float32], layout: PackedLayout) -> dict[str, npt.NDArray[Any]]:
+    def _packed(
+        self, weights: npt.NDArray[np.float32], layout: PackedLayout, first: int
+    ) -> dict[str, npt.NDArray[Any]]:
         try:
             if layout.weight.is_float:
                 return pack_float(weights, layout)
-            quantized = self.quantizer(weights, layout.weight)
+            quantized = self.quantizer(weights, layout.weight, first)
         except BitwrightError as error:
             error.where = f"weight {self.source.name}"
             raise

@@ -33,7 +33,7 @@ class ChatTemplate:
         """``tokens``: variables for the template such as ``bos_token``."""
         import jinja2
 
-        self._where = where
+        self.source, self._where = source, where
         self._tokens = dict(tokens or {})
         try:
             with memory_limit(MOST_MEMORY):  # constant expressions are computed here

@@ -15,32 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.errors import InputError, InternalError, NumericalError, UsageError
+from bitwright.errors import InputError, InternalError, UsageError
+from bitwright.runtime.divergence import Divergence, Doubles, divergence, log_softmax, losses
+from bitwright.runtime.rows import Ids, Logits, RowReader
 
 MIN_CONTEXT = 4
 CHUNK = 64
 """Rows of logits held in float64 at once."""
 
-Ids = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.floating[Any]]
-Doubles = npt.NDArray[np.float64]
-Logits = Callable[[Ids], Floats]
+SHORTEST_RANGE = 128
+"""Positions of the first range of ``position_ranges``."""
+
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """How far a model's predictions are from the reference's, over the second half of every window.
-
-    Attributes:
-        mean: mean of KL(reference || model) in nats per token.
-        p99: its 99th percentile over tokens (linear interpolation).
-        top1: share of tokens whose most likely continuation is the same.
-    """
-
-    mean: float
-    p99: float
-    top1: float
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,7 @@ class Evaluation:
     Attributes:
         perplexity: exp of the mean negative log-likelihood over positions 1 ... context - 1.
         perplexity_second_half: the same over positions context / 2 ... context - 1.
-        divergence: None without a reference.
+        divergence: over the second half; None without a reference.
         windows: number of windows scored.
         context: tokens of a window.
     """
@@ -63,20 +49,92 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``bitwright eval --json``, but ``bytes``, which the artifact knows."""
-        found = self.divergence
         return {
             "perplexity": self.perplexity,
             "perplexity_second_half": self.perplexity_second_half,
-            "kl": {"mean": found.mean, "p99": found.p99} if found else None,
-            "top1": found.top1 if found else None,
+            **(self.divergence.to_json() if self.divergence else {"kl": None, "top1": None}),
             "windows": self.windows,
             "context": self.context,
         }
 
 
+@dataclass(frozen=True)
+class PositionRange:
+    """The figures of positions ``first`` ... ``last`` of all windows."""
+
+    first: int
+    last: int
+    perplexity: float
+    divergence: Divergence | None
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of ``positions``."""
+        return {
+            "first": self.first,
+            "last": self.last,
+            "perplexity": self.perplexity,
+            **(self.divergence.to_json() if self.divergence else {"kl": None, "top1": None}),
+        }
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """Every scored position of every window.
+
+    Attributes:
+        losses: float64 [windows, context - 1], -log p of position i at i - 1.
+        kl: float64 [windows, context - 1 - start], of the rows from ``start`` on; None without a reference.
+        agreed: whether the most likely continuations are the same, bool, as ``kl``.
+        start: first row that was compared with the reference.
+    """
+
+    losses: Doubles
+    kl: Doubles | None
+    agreed: npt.NDArray[np.bool_] | None
+    start: int
+
+    @property
+    def context(self) -> int:
+        return int(self.losses.shape[1]) + 1
+
+    def evaluation(self) -> Evaluation:
+        """Over everything, and over the second half."""
+        half = second_half(self.context)
+        return Evaluation(
+            perplexity=float(np.exp(self.losses.mean())),
+            perplexity_second_half=float(np.exp(self.losses[:, half].mean())),
+            divergence=self._divergence(half),
+            windows=len(self.losses),
+            context=self.context,
+        )
+
+    def by_position(self) -> list[PositionRange]:
+        """Over each of ``position_ranges(context)``."""
+        found = []
+        for first, last in position_ranges(self.context):
+            rows = slice(first - 1, last)
+            perplexity = float(np.exp(self.losses[:, rows].mean()))
+            found.append(PositionRange(first, last, perplexity, self._divergence(rows)))
+        return found
+
+    def _divergence(self, rows: slice) -> Divergence | None:
+        if self.kl is None or self.agreed is None:
+            return None
+        compared = slice(rows.start - self.start, rows.stop - self.start)
+        return Divergence.of(self.kl[:, compared], self.agreed[:, compared])
+
+
 def second_half(context: int) -> slice:
     """The rows of a window's logits that predict its positions context / 2 ... context - 1."""
     return slice(context // 2 - 1, context - 1)
+
+
+def position_ranges(context: int) -> list[tuple[int, int]]:
+    """First and last positions of ranges that each double the context: 1-127, 128-255, 256-511, ... context - 1."""
+    edges = [context]
+    while edges[0] >= 2 * SHORTEST_RANGE:
+        edges.insert(0, (edges[0] + 1) // 2)
+    return list(zip([1, *edges[:-1]], [edge - 1 for edge in edges], strict=True))
 
 
 def windows_of(tokens: npt.ArrayLike, context: int, max_windows: int | None = None) -> Ids:
@@ -120,11 +178,11 @@ def evaluate(
     """Score a model on ``tokens``, and against ``reference`` if there is one.
 
     Args:
-        session_logits: int64 [context] -> logits [context, vocab] of a window after an empty cache.
+        session_logits: int64 [context] -> logits [context, vocab] of a window after an empty cache, whole or in pieces.
         tokens: the whole text, int [n].
         context: tokens of a window.
-        reference: the same of the reference model; it may also give only the rows ``second_half(context)``, and
-            log-probabilities in place of logits (softmax does not see the difference).
+        reference: the same of the reference model; an array may also hold only the rows ``second_half(context)``, and
+            log-probabilities may stand in place of logits (softmax does not see the difference).
         max_windows: stop after so many windows.
         progress: called with (windows done, windows in all) after each.
 
@@ -133,95 +191,57 @@ def evaluate(
         NumericalError: logits that are not numbers.
     """
     windows = windows_of(tokens, context, max_windows)
-    half = second_half(context)
-    losses, kl, agreed = [], [], []
+    start = second_half(context).start
+    return score_windows(session_logits, windows, reference, start=start, progress=progress).evaluation()
+
+
+def score_windows(
+    logits: Logits, windows: Ids, reference: Logits | None = None, *, start: int = 0, progress: Progress | None = None
+) -> WindowScores:
+    """Score every position of ``windows``, int64 [windows, context], with a few rows of logits in memory at a time.
+
+    Args:
+        logits, reference, progress: as for ``evaluate``; an array of the reference may leave out the rows before
+            ``start`` and the last.
+        start: first row that is compared with the reference; 0: all of them.
+    """
+    context = windows.shape[1]
+    loss, kl, agreed = [], [], []
     for index, window in enumerate(windows):
-        logits = _checked(session_logits(window), "model", index, context)
-        losses.append(_losses(logits[:-1], window[1:], index))
+        where = f"window {index}"
+        given = _reader(logits(window), "model", where, context)
+        expected = None
         if reference is not None:
-            expected = _checked(reference(window), "reference", index, context, context // 2)
-            expected = expected if len(expected) == context // 2 else expected[half]
-            kl.append(_divergence(expected, logits[half], index))
-            agreed.append(expected.argmax(-1) == logits[half].argmax(-1))
+            expected = _reader(reference(window), "reference", where, context, context - 1 - start)
+            if expected.rows == context:
+                expected.skip(start)
+        for first in range(0, context - 1, CHUNK):
+            last = min(first + CHUNK, context - 1)
+            rows = given.take(last - first)
+            log_q = log_softmax(rows)
+            loss.append(losses(log_q, window[first + 1 : last + 1], where))
+            compared = last - max(first, start)
+            if expected is not None and compared > 0:
+                p = expected.take(compared)
+                kl.append(divergence(log_softmax(p), log_q[-compared:], where))
+                agreed.append(p.argmax(-1) == rows[-compared:].argmax(-1))
         if progress is not None:
             progress(index + 1, len(windows))
-    loss = np.stack(losses)
-    return Evaluation(
-        perplexity=float(np.exp(loss.mean())),
-        perplexity_second_half=float(np.exp(loss[:, half].mean())),
-        divergence=_summary(np.concatenate(kl), np.concatenate(agreed)) if kl else None,
-        windows=len(windows),
-        context=context,
+    shape = (len(windows), -1)
+    return WindowScores(
+        np.concatenate(loss).reshape(shape),
+        np.concatenate(kl).reshape(shape) if kl else None,
+        np.concatenate(agreed).reshape(shape) if agreed else None,
+        start,
     )
 
 
-def log_softmax(logits: Floats) -> Doubles:
-    """log(exp(x) / sum(exp(x))) over the last axis in float64, shifted by the maximum so that nothing overflows.
-
-    Rows with NaN or +inf become NaN.
-    """
-    x = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        x -= x.max(-1, keepdims=True)
-    x -= np.log(np.exp(x).sum(-1, keepdims=True))
-    return x
-
-
-def _losses(logits: Floats, targets: Ids, window: int) -> Doubles:
-    """-log p(target) of each row of ``logits`` [n, vocab]; float64 [n]."""
-    if targets.min() < 0 or targets.max() >= logits.shape[1]:
-        raise InputError(
-            f"token {targets.max() if targets.max() >= logits.shape[1] else targets.min()} is not in the vocabulary",
-            where=f"window {window}",
-            limit=f"0 to {logits.shape[1] - 1}",
-            remedy="tokenize the text with the model's own tokenizer",
-        )
-    result = np.empty(len(logits))
-    for start in range(0, len(logits), CHUNK):
-        rows = slice(start, start + CHUNK)
-        result[rows] = -np.take_along_axis(log_softmax(logits[rows]), targets[rows, None], -1)[:, 0]
-    return _finite(result, "model", window)
-
-
-def _divergence(reference: Floats, logits: Floats, window: int) -> Doubles:
-    """KL(P || Q) = sum p (log p - log q) of each row, in nats; a token the reference excludes adds nothing."""
-    if reference.shape[1] != logits.shape[1]:
-        raise InputError(
-            f"the reference has a vocabulary of {reference.shape[1]}, the model one of {logits.shape[1]}",
-            remedy="compare a model with the reference it was compiled from",
-        )
-    result = np.empty(len(logits))
-    for start in range(0, len(logits), CHUNK):
-        rows = slice(start, start + CHUNK)
-        log_p, log_q = log_softmax(reference[rows]), log_softmax(logits[rows])
-        p = np.exp(log_p)
-        with np.errstate(invalid="ignore"):
-            terms = np.where(p == 0, 0.0, p * (log_p - log_q))
-        # Rounding can leave a sum of zero a few 1e-17 below it.
-        result[rows] = np.maximum(terms.sum(-1), 0.0)
-    return _finite(result, "reference", window)
-
-
-def _summary(kl: Doubles, agreed: npt.NDArray[np.bool_]) -> Divergence:
-    return Divergence(mean=float(kl.mean()), p99=float(np.percentile(kl, 99)), top1=float(agreed.mean()))
-
-
-def _checked(logits: Floats, who: str, window: int, *rows: int) -> Floats:
-    if logits.ndim != 2 or len(logits) not in rows:
+def _reader(found: Any, who: str, where: str, *counts: int) -> RowReader:
+    """A reader of ``found``; an array must have one of ``counts`` rows, pieces are the first of them."""
+    if isinstance(found, np.ndarray) and (found.ndim != 2 or len(found) not in counts):
         raise InternalError(
-            f"the {who} gave logits of shape {logits.shape}",
-            where=f"window {window}",
-            limit=f"{' or '.join(str(r) for r in rows)} rows of one vocabulary",
+            f"the {who} gave logits of shape {found.shape}",
+            where=where,
+            limit=f"{' or '.join(str(count) for count in counts)} rows of one vocabulary",
         )
-    return logits
-
-
-def _finite(values: Doubles, who: str, window: int) -> Doubles:
-    if np.isnan(values).any():
-        raise NumericalError(
-            f"the {who}'s logits are not numbers",
-            where=f"window {window}",
-            limit="finite values",
-            remedy="look for overflow in the model, or NaN in its weights",
-        )
-    return values
+    return RowReader(found, len(found) if isinstance(found, np.ndarray) else counts[0], who, where)

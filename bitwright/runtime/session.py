@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.runtime.artifact import Artifact, Manifest
 from bitwright.runtime.artifact.files import CHAT_TEMPLATE, GENERATION, TOKENIZER
+from bitwright.runtime.cache_file import read_cache, write_cache
 from bitwright.runtime.chat import ChatTemplate, Message
 from bitwright.runtime.generation import Completion, Generation, Limits
 from bitwright.runtime.library import choose_threads
@@ -168,6 +169,22 @@ class Session:
             raise UsageError(f"cannot rewind to token {position}", limit=f"the cache holds {self.position} tokens")
         del self._cached[position:]
 
+    def save_cache(self, path: str | Path) -> None:
+        """Write the cache and the tokens it holds to a file, whole or not at all.
+
+        Raises:
+            UsageError: the place cannot be written.
+        """
+        write_cache(Path(path), self.manifest, self._cached, self.module.state)
+
+    def restore_cache(self, path: str | Path) -> None:
+        """Replace the cache by one that ``save_cache`` wrote: prompts that begin with its tokens reuse them.
+
+        Raises:
+            InputError: the file cannot be read, is damaged, or was saved by another artifact. The cache is as before.
+        """
+        self._cached = read_cache(Path(path), self.manifest, self.module.state)
+
     def prefill(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Append ``ids`` to the cache and return float32 [vocab], the logits behind the last of them.
 
@@ -219,16 +236,38 @@ class Session:
         import numpy as np
 
         self._need("decoder")
-        tokens = self._ids(ids)
+        count = len(self._ids(ids))
         self.reset()
-        self._need_room(len(tokens))
-        chunk = self.manifest.interface.prefill_chunk
-        result = np.empty((len(tokens), self.vocab), dtype=np.float32)
-        for start in range(0, len(tokens), chunk):
-            part = tokens[start : start + chunk]
-            result[start : start + len(part)] = self.module.step("score", part, self.position)
-            self._cached.extend(part)
+        self._need_room(count)
+        result = np.empty((count, self.vocab), dtype=np.float32)
+        start = 0
+        for piece in self.rows(ids):
+            result[start : start + len(piece)] = piece
+            start += len(piece)
         return result
+
+    def rows(self, ids: Sequence[int] | np.ndarray, first: int = 0) -> Iterator[np.ndarray]:
+        """``logits(ids)[first:]`` in pieces of at most one prefill chunk, float32 [rows, vocab] each.
+
+        Tokens before ``first`` that the cache holds already are not computed again.
+
+        Raises:
+            UsageError: no ids, an id outside the vocabulary, more ids than the context, or ``first`` beyond them.
+        """
+        self._need("decoder")
+        tokens = self._ids(ids)
+        if not 0 <= first < len(tokens):
+            raise UsageError(f"rows from {first} on", where="first", limit=f"0 to {len(tokens) - 1}")
+        self.rewind(self._shared(tokens[:first]))
+        self._need_room(len(tokens) - self.position)
+        if self.position < first:
+            self.prefill(tokens[self.position : first])
+        chunk = self.manifest.interface.prefill_chunk
+        for start in range(first, len(tokens), chunk):
+            part = tokens[start : start + chunk]
+            piece = self.module.step("score", part, self.position)
+            self._cached.extend(part)
+            yield piece
 
     def encode(
         self, ids: Sequence[int] | np.ndarray, token_types: Sequence[int] | np.ndarray | None = None
@@ -373,14 +412,15 @@ class Session:
 
     def _feed(self, tokens: Sequence[int]) -> tuple[Prediction, int]:
         """Make the cache hold exactly ``tokens``; return what follows the last and how many were there already."""
-        shared = 0
         # At least the last token is fed again: its logits are needed.
-        for old, new in zip(self._cached, tokens[:-1], strict=False):
-            if old != new:
-                break
-            shared += 1
+        shared = self._shared(tokens[:-1])
         self.rewind(shared)
         return Prediction(self.prefill(tokens[shared:])), shared
+
+    def _shared(self, tokens: Sequence[int]) -> int:
+        """How many tokens at the beginning of ``tokens`` the cache holds."""
+        pairs = zip(self._cached, tokens, strict=False)
+        return next((i for i, (old, new) in enumerate(pairs) if old != new), min(self.position, len(tokens)))
 
     def _decode(self, number: int) -> Prediction | None:
         if self.position >= self.context:

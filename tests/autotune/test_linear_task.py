@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,19 @@ def test_given_knobs_replace_the_defaults() -> None:
 
 
 def test_latencies_are_measured_once_and_kept(tmp_path: Path) -> None:
-    from bitwright.autotune.latency import LatencyTable
-    from bitwright.tuning import measure_latencies
+    from bitwright.autotune.latency_file import open_table, read_table
+    from bitwright.latencies import measure_kernels
+    from bitwright.target import Target
 
-    work, path = native((192, 576), "u4g32a8"), tmp_path / "t.json"
-    counts: list[tuple[int, int]] = []
-    table = measure_latencies([work], path, "native", lambda done, wanted: counts.append((done, wanted)))
-    assert counts == [(1, 2), (2, 2)] and table.look_up(work).measured and "step" in table.constants
-    assert LatencyTable.read(path).digest == table.digest
-    measure_latencies([work], path, "native", lambda done, wanted: counts.append((done, wanted)))
-    assert len(counts) == 2
+    target, path = Target.parse("native"), tmp_path / "t.json"
+    decode, told = native((192, 576), "u4g32a8"), []
+    prompt = replace(decode, m=8)
+    attention = Workload("attention", (4, 2, 32, 64), "k4g32v16", 1, decode.threads, decode.isa)
+    wanted = [decode, prompt, attention]
+    table = open_table(path, target.fingerprint, decode.isa, decode.threads)
+    measure_kernels(table, path, wanted, target, told.append)
+    assert all(table.look_up(work).measured for work in wanted) and len(table.entries) == 5
+    assert told[-1] == "time kernels 5/5"
+    assert read_table(path) == table
+    measure_kernels(table, path, wanted, target, told.append)
+    assert told[-1] == "time kernels 5/5" and len(told) == 6

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from toy_fixtures import artifact_path, executable, parts, toy
 
@@ -46,3 +47,10 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
         return subprocess.CompletedProcess(line, code, out.buffer.getvalue(), err.buffer.getvalue())
 
     return run
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("The quick brown fox jumps over the lazy dog. " * 3)
+    return path

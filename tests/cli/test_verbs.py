@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -11,25 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answers import failed, json_of
 
 from bitwright.runtime.artifact import Artifact
 
 PROMPT = "Once upon"
-
-
-def json_of(done: subprocess.CompletedProcess[bytes]) -> Any:
-    """The one JSON document on stdout of a successful command."""
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
-
-
-def failed(done: subprocess.CompletedProcess[bytes], code: int, text: str) -> None:
-    assert done.returncode == code
-    assert done.stdout == b""
-    error = done.stderr.decode()
-    assert error.startswith("error: ")
-    assert text in error
-    assert "Traceback" not in error
 
 
 def test_verify(process: Any, command: Any, artifact_path: Path) -> None:
@@ -238,50 +223,6 @@ def test_bench_refuses(command: Any, artifact_path: Path, arguments: list[str], 
     failed(command("bench", artifact_path, *arguments), 2, text)
 
 
-@pytest.fixture
-def text_file(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text("The quick brown fox jumps over the lazy dog. " * 3)
-    return path
-
-
-def test_eval(command: Any, artifact_path: Path, text_file: Path, toy: Any) -> None:
-    import numpy as np
-
-    import bitwright
-
-    document = json_of(command("eval", artifact_path, "--text", text_file, "--ctx", "16", "--json"))
-    ids = bitwright.load(artifact_path, threads=1).tokenizer.encode(text_file.read_text())
-    windows = np.array(ids[: len(ids) // 16 * 16]).reshape(-1, 16)
-    logits = np.stack([toy.logits(window) for window in windows]).astype(np.float64)
-    logs = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-    logs -= logits.max(-1, keepdims=True)
-    losses = -np.take_along_axis(logs[:, :-1], windows[:, 1:, None], -1)
-    assert document["perplexity"] == pytest.approx(np.exp(losses.mean()), rel=1e-9)
-    assert (document["windows"], document["context"]) == (len(windows), 16)
-    assert document["bytes"] == (artifact_path / "weights.safetensors").stat().st_size
-    assert document["kl"] is None
-    table = command("eval", artifact_path, "--text", text_file, "--ctx", "16", "--windows", "2").stdout.decode()
-    assert "2 of 16 tokens" in table
-
-
-def test_eval_refuses_text_that_is_not_utf8(command: Any, artifact_path: Path, tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    path.write_bytes(b"abc\xff")
-    failed(command("eval", artifact_path, "--text", path), 3, f"the text is not valid UTF-8\n  where: {path}, byte 3")
-    failed(command("eval", artifact_path, "--text", tmp_path / "no"), 3, "cannot read the text: No such file")
-
-
-def test_eval_refuses_text_that_is_too_short_or_endless(
-    command: Any, artifact_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "text"
-    path.write_text("Hello")
-    failed(command("eval", artifact_path, "--text", path, "--ctx", "16"), 3, "the text has 5 tokens, too few for one")
-    monkeypatch.setattr("bitwright.cli.prompt.MOST_TEXT_BYTES", 3_000_000)
-    failed(command("eval", artifact_path, "--text", "/dev/zero"), 3, "the text is too long\n  where: /dev/zero")
-
-
 def test_tables_through_a_pipe_have_no_trailing_spaces(command: Any, artifact_path: Path, text_file: Path) -> None:
     table = command("eval", artifact_path, "--text", text_file, "--ctx", "16").stdout.decode().splitlines()
     assert len(table) == 5 and table == [line.rstrip() for line in table]
@@ -305,18 +246,3 @@ def test_a_narrow_terminal_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> 
     text = shown.getvalue()
     assert "hidden features" in text and "…" not in text
     assert all(f"feature{number}" in text for number in range(12))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        (["--ctx", "0"], 2, "windows of 0 tokens cannot be scored"),
-        (["--ctx", "64"], 2, "the context of this artifact is 48 tokens\n  remedy: use --ctx 48 or less"),
-        ([], 2, "the context of this artifact is 48 tokens\n  remedy: use --ctx 48 or less"),
-        (["--ctx", "16", "--windows", "0"], 2, "0 windows were asked for"),
-    ],
-)
-def test_eval_refuses(
-    command: Any, artifact_path: Path, text_file: Path, arguments: list[str], code: int, text: str
-) -> None:
-    failed(command("eval", artifact_path, "--text", text_file, *arguments), code, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bitwright.errors import InputError, InternalError, NumericalError, UsageError
-from bitwright.runtime.evaluate import evaluate, log_softmax, second_half, windows_of
+from bitwright.runtime.divergence import log_softmax
+from bitwright.runtime.evaluate import evaluate, position_ranges, score_windows, second_half, windows_of
 from bitwright.runtime.reference_cache import ReferenceCache
+from bitwright.runtime.rows import Logits
 
 VOCAB = 11
 CONTEXT = 8
@@ -177,6 +180,66 @@ def test_inputs_are_left_as_they_were() -> None:
     np.testing.assert_array_equal(logits, 1.0)
 
 
+# Pieces and positions
+
+
+def in_pieces(model: Model, size: int) -> Logits:
+    def rows(ids: Array) -> Iterator[Array]:
+        logits = model(ids)
+        yield from (logits[start : start + size] for start in range(0, len(logits), size))
+
+    return rows
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 100])
+def test_pieces_of_logits_change_nothing(tmp_path: Path, size: int) -> None:
+    text = tokens(4 * 16)
+    whole = evaluate(Model(1), text, context=16, reference=Model(2))
+    assert evaluate(in_pieces(Model(1), size), text, context=16, reference=in_pieces(Model(2), size)) == whole
+    caches = [ReferenceCache(tmp_path / str(i), "d", m) for i, m in enumerate((Model(2), in_pieces(Model(2), size)))]
+    found = [evaluate(Model(1), text, context=16, reference=cache) for cache in caches]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("context", "ranges"),
+    [
+        (16, [(1, 15)]),
+        (254, [(1, 253)]),
+        (512, [(1, 127), (128, 255), (256, 511)]),
+        (300, [(1, 149), (150, 299)]),
+        (8192, [(1, 127), (128, 255), (256, 511), (512, 1023), (1024, 2047), (2048, 4095), (4096, 8191)]),
+    ],
+)
+def test_ranges_of_positions_double_and_cover_all(context: int, ranges: list[tuple[int, int]]) -> None:
+    assert position_ranges(context) == ranges
+
+
+def test_figures_by_position_equal_their_definition() -> None:
+    context, text, model, reference = 512, tokens(2 * 512), Model(1), Model(2)
+    scores = score_windows(model, windows_of(text, context), reference)
+    for entry in scores.by_position():
+        loss, kl, same = [], [], []
+        for window in text.reshape(2, context):
+            p, q = probabilities(reference(window)), probabilities(model(window))
+            for position in range(entry.first, entry.last + 1):
+                row = position - 1
+                loss.append(-np.log(q[row, window[position]]))
+                kl.append((p[row] * np.log(p[row] / q[row])).sum())
+                same.append(p[row].argmax() == q[row].argmax())
+        assert entry.perplexity == pytest.approx(np.exp(np.mean(loss)), **EXACT)
+        assert entry.divergence is not None
+        assert entry.divergence.mean == pytest.approx(np.mean(kl), rel=1e-9)
+        assert entry.divergence.p99 == pytest.approx(np.percentile(kl, 99), rel=1e-9)
+        assert entry.divergence.top1 == np.mean(same)
+    assert scores.evaluation() == evaluate(model, text, context=context, reference=reference)
+
+
+def test_positions_without_a_reference_have_no_divergence() -> None:
+    entries = score_windows(Model(1), windows_of(tokens(16), 16)).by_position()
+    assert [entry.to_json()["kl"] for entry in entries] == [None]
+
+
 # Errors
 
 
@@ -268,15 +331,26 @@ def test_cache_tells_models_and_windows_apart(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_cut_off_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(file: Any, array: Array) -> None:
-        file.write(b"half")
+def test_cut_off_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    def interrupted(ids: Array) -> Iterator[Array]:
+        yield Model(2)(ids)[: CONTEXT - 2]
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        ReferenceCache(tmp_path, "digest", Model(2))(tokens(CONTEXT))
+        ReferenceCache(tmp_path, "digest", interrupted)(tokens(CONTEXT))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_windows_are_kept_apart_from_second_halves(tmp_path: Path) -> None:
+    window, model = tokens(CONTEXT), Model(2)
+    half = ReferenceCache(tmp_path, "digest", model)(window)
+    whole = ReferenceCache(tmp_path, "digest", model, whole=True)(window)
+    assert (len(half), len(whole), model.calls) == (CONTEXT // 2, CONTEXT - 1, 2)
+    np.testing.assert_array_equal(whole[second_half(CONTEXT)], half)
+
+
+def test_cached_predictions_are_mapped_not_read(tmp_path: Path) -> None:
+    assert isinstance(ReferenceCache(tmp_path, "digest", Model(2))(tokens(CONTEXT)), np.memmap)
 
 
 def test_cache_keeps_impossible_tokens_impossible(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ class Product:
             [inputs, outputs] in the graph.
         activation: name of the graph value that it multiplies.
         inputs: width of that value.
+        output: name of the graph value that it computes.
     """
 
     weight: str
     activation: str
     inputs: int
+    output: str
 
 
 def products(model: ir.Model) -> tuple[Product, ...]:
@@ -39,7 +41,9 @@ def _products(model: ir.Model) -> Iterator[Product]:
         if source.const_value is None or len(source.const_value.shape) != 2 or node.inputs[0].name is None:
             continue
         inputs = int(source.const_value.shape[1 if transposed else 0])
-        yield Product(f"{source.name}{'' if transposed else '.T'}", node.inputs[0].name, inputs)
+        yield Product(
+            f"{source.name}{'' if transposed else '.T'}", node.inputs[0].name, inputs, str(node.outputs[0].name)
+        )
 
 
 def _source(value: ir.Value) -> tuple[ir.Value, bool]:

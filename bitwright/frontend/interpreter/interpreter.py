@@ -55,9 +55,12 @@ class Interpreter(GraphRunner):
             result.append(int(tokens[0]))
         return np.array(result, dtype=np.int64)
 
-    def step(self, ids: npt.ArrayLike, past: Tensors) -> tuple[Floats, Tensors]:
-        """Logits [n, vocab] float32 of ``ids`` int [n] after ``past``, and the past that includes them."""
-        return self._step(self._checked(ids), past, last_only=False, cached=True)
+    def step(self, ids: npt.ArrayLike, past: Tensors, *, last_only: bool = False) -> tuple[Floats, Tensors]:
+        """Logits [n, vocab] float32 of ``ids`` int [n] after ``past``, and the past that includes them.
+
+        With ``last_only`` those of the last position, [1, vocab].
+        """
+        return self._step(self._checked(ids), past, last_only=last_only, cached=True)
 
     def empty_past(self) -> Tensors:
         """Caches [1, kv_heads, 0, head_dim] for every past input, by its name."""

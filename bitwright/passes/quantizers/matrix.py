@@ -39,4 +39,5 @@ class QuantizedMatrix:
         return (centred * self.scales[:, :, None].astype(np.float32)).reshape(outputs, inputs)
 
 
-Quantizer = Callable[[npt.NDArray[np.float32], WeightScheme], QuantizedMatrix]
+Quantizer = Callable[[npt.NDArray[np.float32], WeightScheme, int], QuantizedMatrix]
+"""Float rows of one matrix, their scheme, and the number of the first of them, to codes."""

@@ -31,7 +31,7 @@ class SiteQuantizers:
     tell: Callable[[str], None] | None = None
 
     def __call__(self, parameter: Parameter) -> Quantizer:
-        def quantizer(weights: npt.NDArray[np.float32], scheme: WeightScheme) -> QuantizedMatrix:
+        def quantizer(weights: npt.NDArray[np.float32], scheme: WeightScheme, _first: int) -> QuantizedMatrix:
             if self.tell is not None:
                 self.tell(parameter.name)
             return quantize(self.method, weights, scheme, self._moment(parameter))

@@ -70,6 +70,12 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
         file.write(b"\0" * padding)
 
 
+def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Size of the file that ``write_tensors`` writes; no tensor becomes an array."""
+    header, order = _header(tensors)
+    return len(header) + sum(tensors[name].nbytes + padding for name, padding in order)
+
+
 def _plain(name: str, tensor: Tensor) -> np.ndarray:
     import numpy as np
 

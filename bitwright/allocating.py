@@ -1,0 +1,263 @@
+"""What ``bitwright allocate`` does: from a profile and budgets to a plan whose bytes are the artifact's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitwright.allocation import RESOURCES, Allocation, Budgets, Decision, Grain, Resource
+from bitwright.errors import InfeasibleError, UnsupportedError, UsageError
+from bitwright.passes.allocate.choices import Latencies, SiteChoices, Terms, choices_of, problem_of
+from bitwright.passes.allocate.dual import Infeasible
+from bitwright.passes.allocate.problem import Problem, Vertex
+from bitwright.passes.allocate.solve import Solution, solve
+from bitwright.plan import Plan
+from bitwright.runs import Scheme
+from bitwright.sensitivity import Profile, ProfileHeader
+from bitwright.storage import cache_bytes_per_token, weights_file_bytes
+
+Doubles = npt.NDArray[np.float64]
+
+MAX_RUNS = 4
+"""Runs of a matrix at most: more hardly lower the loss, and each costs names in the file and a step in the kernel."""
+
+EXACT_ROUNDS = 6
+"""Times the estimate of the file's header is corrected until the plan meets its bytes."""
+
+FULL_PRECISION_SHARE = 0.999
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to allocate.
+
+    Attributes:
+        grain: ``tile``: matrices may be cut into runs of 64 rows; ``matrix``: one scheme for each.
+        max_runs: of a matrix.
+        activations: bits to choose from; None: 8, and 16 as well if a time is bounded or minimised.
+        latencies: of the target; None: unknown.
+        factors: measured corrections of losses, by site: see ``bitwright.correction``.
+    """
+
+    grain: Grain = "tile"
+    max_runs: int = MAX_RUNS
+    activations: tuple[int, ...] | None = None
+    latencies: Latencies | None = None
+    factors: Mapping[str, float | Doubles] = field(default_factory=dict)
+
+
+def settings_for(profile: Profile, budgets: Budgets, grain: str, table: Path | None = None) -> Settings:
+    """Settings from the names that users write.
+
+    Raises:
+        UsageError: no grain has the name.
+        UnsupportedError, InputError: the latency table that was named knows nothing of the model, or is damaged.
+    """
+    if grain not in ("tile", "matrix"):
+        raise UsageError(f"'{grain}' is not a grain", where="--grain", limit="tile or matrix")
+    latencies = latencies_for(profile.header, budgets, table)
+    return Settings("tile" if grain == "tile" else "matrix", latencies=latencies)
+
+
+def latencies_for(header: ProfileHeader, budgets: Budgets, file: Path | None = None) -> Latencies | None:
+    """What `bitwright latency` measured of the model on the profile's target, None if it was never measured there.
+
+    Args:
+        file: a latency table; None: the user's own, if it has the model.
+    """
+    from bitwright.autotune.costs import SiteCosts
+    from bitwright.autotune.predict import Model
+    from bitwright.latencies import Request, table_of
+
+    table, _ = table_of(Request(target=header.target_name, output=file))
+    if file is None and not any(anchor.model == header.digest for anchor in table.anchors):
+        return None
+    expected = int(budgets.max_bytes or 0)
+    return SiteCosts(table, Model(header.sites, header.digest), budgets.context or 1, working_set=expected)
+
+
+def terms_of(budgets: Budgets, settings: Settings) -> Terms:
+    """What choices are counted for under these budgets.
+
+    Raises:
+        UsageError: a time is bounded or minimised, and nothing says how long anything takes.
+    """
+    timed = budgets.max_decode_ms is not None or budgets.max_prefill_ms is not None
+    timed = timed or budgets.objective in ("decode_ms", "prefill_ms")
+    if timed and settings.latencies is None:
+        raise UsageError(
+            "times are bounded, but no latencies are known",
+            where="--max-decode-ms, --max-prefill-ms",
+            remedy="measure them with `bitwright latency MODEL`, or bound bytes instead",
+        )
+    activations = settings.activations or ((8, 16) if timed else (8,))
+    latencies = settings.latencies if timed else None
+    return Terms(settings.grain, activations, budgets.context or 0, budgets.prompt, latencies, settings.factors)
+
+
+def site_choices(
+    profile: Profile, budgets: Budgets, settings: Settings | None = None
+) -> dict[str, tuple[Decision, ...]]:
+    """Every site's choices as wholes, in the model's order: what each would use."""
+    settings = replace(settings or Settings(), grain="matrix")
+    return {
+        choices.site.name: tuple(
+            Decision(choices.site.name, scheme, _named(choices.uses[:, 0, i] + choices.starts[:, i]))
+            for i, scheme in enumerate(choices.schemes)
+        )
+        for choices in choices_of(profile, terms_of(budgets, settings))
+    }
+
+
+def _named(uses: Doubles) -> dict[Resource, float]:
+    return dict(zip(RESOURCES, uses.tolist(), strict=True))
+
+
+def allocate(profile: Profile, budgets: Budgets, settings: Settings | None = None) -> Allocation:
+    """The best plan within the budgets.
+
+    Raises:
+        InfeasibleError: there is none; names the binding bounds and what can be achieved.
+        UsageError: a time is bounded without latencies.
+    """
+    settings = settings or Settings()
+    terms = terms_of(budgets, settings)
+    choices = choices_of(profile, terms)
+    fixed = _fixed(profile, choices, terms)
+    max_runs = settings.max_runs if settings.grain == "tile" else 1
+    problem = problem_of(choices, fixed, max_runs)
+    limits = _limits(profile, budgets)
+    objective = RESOURCES.index(budgets.objective)
+    exact = settings.grain == "matrix" or max_runs == 1
+    aim = dict(limits)
+    best: tuple[Solution, dict[str, Scheme], int] | None = None
+    for _ in range(EXACT_ROUNDS):
+        found = solve(problem, objective, aim, "exact" if exact and settings.grain == "matrix" else "columns")
+        if isinstance(found, Infeasible):
+            if best is not None:
+                break
+            raise _infeasible(problem, limits, found)
+        schemes = _schemes(problem, choices, found.vertex)
+        stored = weights_file_bytes(profile.header, schemes, budgets.context)
+        counted = stored + terms.context * cache_bytes_per_token(profile.header, schemes)
+        if RESOURCES.index("bytes") not in limits:
+            best = (found, schemes, stored)
+            break
+        limit = limits[RESOURCES.index("bytes")]
+        fits = counted <= limit
+        if fits and (best is None or found.vertex.uses[objective] < best[0].vertex.uses[objective]):
+            best = (found, schemes, stored)
+        off = counted - found.vertex.uses[1]
+        if fits and counted >= FULL_PRECISION_SHARE * limit:
+            break
+        changed = limit - off
+        if changed == aim[RESOURCES.index("bytes")]:
+            break
+        aim[RESOURCES.index("bytes")] = changed
+    if best is None:
+        raise _infeasible(problem, limits, Infeasible({RESOURCES.index("bytes"): 1.0}))
+    return _allocation(profile, budgets, settings, problem, choices, *best)
+
+
+def _fixed(profile: Profile, choices: tuple[SiteChoices, ...], terms: Terms) -> Doubles:
+    """What is used whatever is chosen: other tensors and the file's header, and kernels that no choice changes."""
+    schemes: dict[str, Scheme] = {choice.site.name: choice.schemes[-1] for choice in choices}
+    matrices = sum(float(c.uses[1, :, -1].sum() + c.starts[1, -1]) for c in choices if c.site.weight)
+    stored = weights_file_bytes(profile.header, schemes, terms.context or None) - matrices
+    latencies = terms.latencies
+    decode = 0.0 if latencies is None else latencies.decode_fixed
+    prefill = 0.0 if latencies is None else latencies.prefill_fixed * terms.prompt / latencies.chunk
+    return np.array([0.0, stored, decode, prefill])
+
+
+def _limits(profile: Profile, budgets: Budgets) -> dict[int, float]:
+    limits = {RESOURCES.index(name): bound for name, bound in budgets.limits.items()}
+    if budgets.avg_bits is not None:
+        parameters = sum(site.parameters for site in profile.header.sites)
+        at = RESOURCES.index("bytes")
+        limits[at] = min(limits.get(at, np.inf), budgets.avg_bits * parameters / 8)
+    return limits
+
+
+def _schemes(problem: Problem, choices: tuple[SiteChoices, ...], vertex: Vertex) -> dict[str, Scheme]:
+    picked: dict[int, Scheme] = {}
+    for block, chosen in zip(problem.blocks, vertex.choices, strict=True):
+        for row, number in enumerate(block.sites):
+            picked[number] = choices[number].scheme(chosen[row])
+    return {choice.site.name: picked[number] for number, choice in enumerate(choices)}
+
+
+def _allocation(
+    profile: Profile,
+    budgets: Budgets,
+    settings: Settings,
+    problem: Problem,
+    choices: tuple[SiteChoices, ...],
+    solution: Solution,
+    schemes: dict[str, Scheme],
+    stored: int,
+) -> Allocation:
+    uses = solution.vertex.uses
+    by_number: dict[int, Doubles] = {}
+    for block, used in zip(problem.blocks, solution.vertex.by_site, strict=True):
+        by_number |= {number: used[:, row] for row, number in enumerate(block.sites)}
+    predicted = {"kl": float(uses[0]), **_times(profile, budgets, settings.latencies, schemes)}
+    objective = float(uses[RESOURCES.index(budgets.objective)])
+    prices: dict[Resource, float] = {RESOURCES[number]: price for number, price in solution.prices.items()}
+    allocation = Allocation(
+        plan=Plan(schemes, profile.header.digest, profile.header.target),
+        budgets=budgets,
+        bytes=stored,
+        kv_bytes_per_token=cache_bytes_per_token(profile.header, schemes),
+        predicted=predicted,
+        gap=max(0.0, (objective - solution.bound) / objective) if objective else 0.0,
+        binding=tuple(name for name, price in prices.items() if price > 0),
+        prices=prices,
+        decisions=tuple(
+            Decision(c.site.name, schemes[c.site.name], _named(by_number[n])) for n, c in enumerate(choices)
+        ),
+    )
+    notes: dict[str, Any] = {"strategy": f"allocate by {settings.grain}", "profile": profile.digest}
+    notes |= {"metric": profile.header.metric, "quantizer": profile.header.quantizer}
+    notes |= {"calibration": profile.header.calibration, **allocation.to_json()}
+    return replace(allocation, plan=replace(allocation.plan, notes=notes))
+
+
+def _times(
+    profile: Profile, budgets: Budgets, latencies: Latencies | None, schemes: Mapping[str, Scheme]
+) -> dict[str, float]:
+    """Milliseconds of a step and of the prompt; empty if they are unknown for any scheme in use."""
+    if latencies is None:
+        return {}
+    pairs = [(site, schemes[site.name]) for site in profile.header.sites]
+    try:
+        decode = latencies.decode_fixed + sum(latencies.decode(site, scheme) for site, scheme in pairs)
+        prefill = latencies.prefill_fixed + sum(latencies.prefill(site, scheme) for site, scheme in pairs)
+    except UnsupportedError:
+        return {}
+    return {"decode_ms": decode, "prefill_ms": prefill * budgets.prompt / latencies.chunk}
+
+
+def _infeasible(problem: Problem, limits: Mapping[int, float], proof: Infeasible) -> InfeasibleError:
+    ranges = []
+    for resource in limits:
+        weights = np.zeros(len(RESOURCES))
+        weights[resource] = 1.0
+        least = problem.best(weights).uses[resource]
+        loosest = np.zeros(len(RESOURCES))
+        loosest[0 if resource else 1] = 1.0
+        most = problem.best(loosest).uses[resource]
+        ranges.append(f"{RESOURCES[resource]} from {least:.6g} to {most:.6g} (asked: {limits[resource]:.6g})")
+    binding = ", ".join(RESOURCES[resource] for resource, share in proof.shares.items() if share > 0)
+    together = " together" if sum(share > 0 for share in proof.shares.values()) > 1 else ""
+    return InfeasibleError(
+        "no plan meets the budgets",
+        where=f"binding{together}: {binding}",
+        limit=f"achievable one by one: {'; '.join(ranges)}",
+        remedy="raise the binding budget, or profile narrower schemes with --schemes",
+    )

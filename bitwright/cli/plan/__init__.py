@@ -1,0 +1,1 @@
+"""``bitwright plan``: verbs that read plans."""

@@ -1,0 +1,97 @@
+"""``bitwright profile``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitwright.cli import console
+from bitwright.cli.options import JsonOption, MetricOption, ModelArgument, TargetOption
+
+
+def command(
+    model: ModelArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make, or to go on with if interrupted.")
+    ],
+    target: TargetOption = "native",
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight and cache schemes to score: c3g32,u4g32,k4g32,v4g32. Default: about half a bit apart."
+        ),
+    ] = None,
+    metric: MetricOption = "fisher",
+    quantizer: Annotated[
+        str, typer.Option("--quantizer", help="rtn (nearest), clip, gptq or auto, from fastest to best.")
+    ] = "auto",
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="Text to calibrate on. Default: the model samples one."),
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", help="Most tokens to take gradients at.")] = 4096,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Schemes at work at a time; the result is the same.")] = 1,
+    check: Annotated[
+        int, typer.Option("--check", help="Scores to compare with the measured divergence of that site alone.")
+    ] = 0,
+    keep_codes: Annotated[
+        bool, typer.Option(help="Keep quantized matrices: to measure and correct plans quickly.")
+    ] = True,
+    json: JsonOption = False,
+) -> None:
+    """Score what every scheme of every site costs in quality; `bitwright allocate` chooses from the scores.
+
+    Every site is kept as soon as it is scored: a run may be interrupted, and goes on when it is repeated.
+    """
+    from bitwright.correction import Measurer
+    from bitwright.cross_check import cross_check
+    from bitwright.profiling import ProfileOptions, profile_model
+
+    options = ProfileOptions(
+        target=target,
+        schemes=None if schemes is None else tuple(part.strip() for part in schemes.split(",") if part.strip()),
+        metric=metric,
+        quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
+        calibration=calibration,
+        tokens=tokens,
+        jobs=jobs,
+        codes=output / "codes" if keep_codes else None,
+    )
+    with console.phases("profiling") as tell:
+        state = {"done": "", "at": ""}
+
+        def show(**changed: str) -> None:
+            state.update(changed)
+            tell(f"{state['done']}{state['at']}")
+
+        profile = profile_model(
+            model,
+            output,
+            options,
+            tell=lambda text: show(at=text),
+            progress=lambda done, total: show(done=f"{done}/{total} sites, "),
+        )
+        found = None
+        if check:
+            measurer = Measurer(profile, tell)
+            found = cross_check(profile, check, measurer, lambda done, total: tell(f"check {done} of {total}"))
+            found.write(output / "check.json")
+    header = profile.header
+    document: dict[str, Any] = {
+        "profile": str(profile.folder),
+        "sites": len(header.sites),
+        "weights": list(header.weights),
+        "caches": list(header.caches),
+        "metric": header.metric,
+        "tokens": header.tokens,
+        "digest": profile.digest,
+    }
+    if found is not None:
+        document |= {"rank_correlation": found.rank_correlation, "measured_over_predicted": found.ratio}
+    if json:
+        console.print_json(document)
+        return
+    texts = {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in document.items()}
+    console.print_table(("profile", "value"), [[name, text] for name, text in texts.items()])

@@ -1,0 +1,39 @@
+"""Where in the graph the values of a site are: what a linear layer reads and computes, what a cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bitwright.frontend.calibrate.products import Product, products
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class Points:
+    """Names of graph values.
+
+    Attributes:
+        products: weight parameter name to the product of that matrix; the last where there are several.
+        look_ups: name of a table's parameter to the value of looked-up rows.
+        caches: of each attention, in graph order, the keys and the values that are cached.
+    """
+
+    products: Mapping[str, Product]
+    look_ups: Mapping[str, str]
+    caches: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Points:
+        look_ups: dict[str, str] = {}
+        caches = []
+        for node in model.graph:
+            values = [value.name if value is not None else None for value in node.inputs]
+            if node.op_type == "Gather" and node.inputs[0] is not None and node.inputs[0].is_initializer():
+                look_ups[str(values[0])] = str(node.outputs[0].name)
+            if node.op_type == "Attention":
+                caches.append((str(values[1]), str(values[2])))
+        return cls({product.weight: product for product in products(model)}, look_ups, tuple(caches))

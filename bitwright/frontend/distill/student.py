@@ -1,0 +1,82 @@
+"""The quantized model as torch sees it: the float graph with trainable matrices in the place of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitwright.frontend.distill.matrix import QuantizedRows, TrainableRows
+
+if TYPE_CHECKING:
+    import torch
+
+    from bitwright.frontend.interpreter import Interpreter
+
+Floats = npt.NDArray[np.float32]
+
+
+class Student:
+    """A model of trainable matrices.
+
+    Args:
+        interpreter: of the float model; its own weights stay as they are.
+        matrices: name of a weight in the IR, [outputs, inputs] (the graph's initializer, or that with ``.T`` if the
+            graph has it transposed), to the runs of its rows and its float weights.
+    """
+
+    def __init__(
+        self, interpreter: Interpreter, matrices: Mapping[str, tuple[Sequence[QuantizedRows], Floats]]
+    ) -> None:
+        self._interpreter = interpreter
+        self.matrices = {name: _trainable(runs, weights) for name, (runs, weights) in matrices.items()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What the interpreter reads under each initializer's name, differentiable."""
+        import torch
+
+        result = {}
+        for name, runs in self.matrices.items():
+            matrix = torch.cat([run.weights() for run in runs]) if len(runs) > 1 else runs[0].weights()
+            transposed = name.endswith(".T") and name not in self._interpreter.weights
+            result[name[:-2] if transposed else name] = matrix.T if transposed else matrix
+        return result
+
+    def log_probabilities(self, window: npt.NDArray[np.int64], weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Of the next token at each position of ``window`` int64 [n], float32 [n, vocab]."""
+        original = self._interpreter.weights
+        self._interpreter.weights = {**original, **weights}
+        try:
+            return log_probabilities(self._interpreter, window)
+        finally:
+            self._interpreter.weights = original
+
+    def groups(self, codes: float, scales: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer; see :meth:`TrainableRows.groups`."""
+        return [group for runs in self.matrices.values() for run in runs for group in run.groups(codes, scales)]
+
+    def leaves(self) -> list[torch.Tensor]:
+        """What is trained, in an order that the matrices' decides."""
+        return [leaf for runs in self.matrices.values() for run in runs for leaf in (run.latent, run.scales)]
+
+    def quantized(self) -> dict[str, tuple[QuantizedRows, ...]]:
+        """The runs of each matrix as they are now."""
+        return {name: tuple(run.quantized() for run in runs) for name, runs in self.matrices.items()}
+
+
+def log_probabilities(interpreter: Interpreter, window: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Of the next token at each position of ``window`` int64 [n], float32 [n, vocab]."""
+    import torch
+
+    logits = interpreter.run(interpreter.feeds(window), ("logits",))["logits"][0]
+    return torch.log_softmax(logits.float(), -1)
+
+
+def _trainable(runs: Sequence[QuantizedRows], weights: Floats) -> list[TrainableRows]:
+    result, first = [], 0
+    for run in runs:
+        result.append(TrainableRows(run, weights[first : first + len(run.values)]))
+        first += len(run.values)
+    return result

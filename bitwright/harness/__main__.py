@@ -1,0 +1,3 @@
+from bitwright.harness import main
+
+main()

@@ -1,0 +1,1 @@
+"""Allocation: which scheme every site gets under budgets. Solvers are pure functions on arrays."""

@@ -1,0 +1,142 @@
+"""Scores of one site: every scheme quantizes it for real, and a metric says what the errors cost, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bitwright.codegen.cache_layout import PackedCache
+from bitwright.codegen.reference.cache import round_trip
+from bitwright.codegen.reference.linear import activation_integers, quantize_activation
+from bitwright.errors import UnsupportedError
+from bitwright.keymap import KeyMap
+from bitwright.passes.quantizers.matrix import QuantizedMatrix
+from bitwright.passes.sensitivity.fisher import squared_effects
+from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric
+from bitwright.scheme import CacheScheme, WeightScheme
+from bitwright.sensitivity import TILE_ROWS, SiteScores
+from bitwright.site import Site
+
+ScoredQuantizer = Callable[[WeightScheme], QuantizedMatrix]
+
+
+@dataclass(frozen=True)
+class LookUps:
+    """How a table's rows are read as embeddings.
+
+    Attributes:
+        frequency: float64 [vocabulary], how often each token is expected, summing to 1.
+        square: float64 [width], mean square of the gradient at looked-up rows.
+    """
+
+    frequency: npt.NDArray[np.float64]
+    square: npt.NDArray[np.float64]
+
+    def losses(self, error: Floats) -> Losses:
+        """1/2 frequency times the sum over elements of (gradient * error)^2, float64 [vocabulary]."""
+        result: Losses = 0.5 * self.frequency * (np.square(error, dtype=np.float64) @ self.square)
+        return result
+
+
+def tile_sums(losses: Losses) -> Losses:
+    """Sums over tiles of TILE_ROWS rows, float64 [tiles]."""
+    sums: Losses = np.add.reduceat(losses, np.arange(0, len(losses), TILE_ROWS))
+    return sums
+
+
+def matrix_scores(
+    site: Site,
+    weights: Floats,
+    schemes: Sequence[WeightScheme],
+    quantizer: ScoredQuantizer,
+    metric: Metric,
+    evidence: Evidence | None,
+    look_ups: LookUps | None,
+    executor: Executor,
+) -> SiteScores:
+    """Scores of a matrix, float32 [outputs, inputs].
+
+    Args:
+        evidence: of its use in a product, None for a table that is only looked up.
+        look_ups: of its use as a table, None for a linear layer.
+        executor: computes the schemes; the result does not depend on its number of workers.
+    """
+
+    def weight(scheme: WeightScheme) -> Losses:
+        error = quantizer(scheme).dequantize(scheme) - weights
+        losses = np.zeros(len(weights)) if evidence is None else metric.losses(evidence, weights, error)
+        if look_ups is not None and (evidence is None or metric.unit == NATS):
+            losses = losses + look_ups.losses(error)
+        return tile_sums(losses)
+
+    losses = dict(zip([s.name for s in schemes], executor.map(weight, schemes), strict=True))
+    if evidence is None:
+        return SiteScores(site.name, losses)
+    groups = sorted({scheme.group for scheme in schemes if not scheme.is_float})
+    read = executor.map(lambda group: activation_losses(weights, evidence, group), groups)
+    names = [f"a8g{group}" if group else "a8row" for group in groups]
+    return SiteScores(site.name, losses, dict(zip(names, read, strict=True)))
+
+
+def activation_losses(weights: Floats, evidence: Evidence, group: int) -> Losses:
+    """Loss of every tile when the input is read as int8 with a scale per token and ``group`` inputs (0: all)."""
+    error = rounded(evidence.inputs, group) - evidence.inputs
+    off = Evidence(error, evidence.gradients, evidence.divergence)
+    return tile_sums(squared_effects(off, weights))
+
+
+def rounded(x: Floats, group: int) -> Floats:
+    """What int8 activations stand for, float32 [tokens, inputs]."""
+    width = group or x.shape[1]
+    integers, scale, _ = quantize_activation(x, width)
+    grouped = activation_integers(integers, x.shape[1]).reshape(len(x), -1, width).astype(np.float32)
+    result: Floats = (grouped * scale[:, :, None]).reshape(x.shape)
+    return result
+
+
+def cache_scores(site: Site, values: Floats, gradients: Floats, schemes: Sequence[CacheScheme]) -> SiteScores:
+    """Scores of a K or V cache from what it holds and the gradients there, float32 [tokens, heads * head size]."""
+    heads, width = site.shape
+
+    def loss(scheme: CacheScheme) -> float:
+        off = gradients * (stored(values.reshape(len(values), heads, width), scheme).reshape(values.shape) - values)
+        return float(np.einsum("tw,tw->", off, off, dtype=np.float64)) / (2 * len(values))
+
+    return SiteScores(site.name, caches={scheme.name: loss(scheme) for scheme in schemes})
+
+
+def stored(values: Floats, scheme: CacheScheme, key_map: KeyMap | None = None) -> Floats:
+    """What a cache gives back for float32 [tokens, heads, head size], the tokens from position 0 on.
+
+    Args:
+        key_map: of mapped keys, which come back through its inverse.
+
+    Raises:
+        UnsupportedError: mapped keys without their map.
+    """
+    if scheme.mapped:
+        if key_map is None:
+            raise UnsupportedError(
+                f"{scheme} cannot be scored or simulated",
+                limit="mapped keys need the map that compiling calibrates",
+                remedy=f"leave it out, or use {replace(scheme, mapped=False)}",
+            )
+        mapped = np.einsum("thd,hde->the", values, key_map.keys) + key_map.shift
+        back = _round_trip(mapped.astype(np.float32), scheme) - key_map.shift
+        unmapped: Floats = np.einsum("the,hed->thd", back, np.linalg.inv(key_map.keys)).astype(np.float32)
+        return unmapped
+    if scheme.bits == 32:
+        return values
+    if scheme.is_float:
+        return values.astype(np.float16).astype(np.float32)
+    return _round_trip(values, scheme)
+
+
+def _round_trip(values: Floats, scheme: CacheScheme) -> Floats:
+    tokens, heads, width = values.shape
+    result: Floats = round_trip(values, PackedCache(scheme, heads, width, tokens))
+    return result

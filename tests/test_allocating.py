@@ -1,0 +1,251 @@
+"""From a model to a profile, from budgets to a plan, from the plan to an artifact of exactly its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from bitwright import pipeline
+from bitwright.allocating import Settings, allocate, site_choices
+from bitwright.allocation import Budgets
+from bitwright.errors import InfeasibleError, InputError, UnsupportedError, UsageError
+from bitwright.frontend.model import ImportedModel
+from bitwright.options import Options
+from bitwright.plan import Plan
+from bitwright.profiling import ProfileOptions, profile_model
+from bitwright.runs import MixedScheme, WeightsScheme, runs_of
+from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.sensitivity import Profile
+from bitwright.site import Site
+from tests.canonical_model import Shape, decoder
+
+SHAPE = Shape(layers=2, width=128, heads=4, kv_heads=2, head_dim=32, hidden=192, vocab=320)
+SCHEMES = ("c2g32", "u3g32", "c4g32", "u8g64", "k4g32", "v4g32", "k8g32", "v8g32")
+
+
+def options(folder: Path, jobs: int = 1) -> ProfileOptions:
+    return ProfileOptions(schemes=SCHEMES, quantizer="rtn", tokens=512, jobs=jobs, codes=folder / "codes")
+
+
+@pytest.fixture(scope="module")
+def model() -> ImportedModel:
+    """With a small table: the logits of a tied table of unit variance would leave no doubt, hence no gradients.
+
+    Its last rows are smaller still, so that it pays to cut it into runs.
+    """
+    model = decoder(SHAPE)
+    table = model.graph.graph.initializers["table"]
+    assert table.const_value is not None
+    rows = table.const_value.numpy() / 8
+    rows[192:] /= 16
+    table.const_value = ir.tensor(rows, name="table")
+    return model
+
+
+@pytest.fixture(scope="module")
+def profile(model: ImportedModel, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    folder = tmp_path_factory.mktemp("profile")
+    return profile_model(model, folder, options(folder))
+
+
+def sizes(profile: Profile) -> tuple[float, float]:
+    """Least and most bytes of the weights' file, about."""
+    least, most = 0.0, 0.0
+    for decisions in site_choices(profile, Budgets(max_bytes=1)).values():
+        least += min(decision.uses["bytes"] for decision in decisions)
+        most += max(decision.uses["bytes"] for decision in decisions)
+    return least, most
+
+
+def budget(profile: Profile, share: float) -> int:
+    least, most = sizes(profile)
+    return int(least + 40_000 + share * (most - least) / 2)
+
+
+def scores_digest(folder: Path) -> str:
+    state = hashlib.sha256()
+    for path in sorted((folder / "scores").iterdir()):
+        state.update(path.name.encode() + path.read_bytes())
+    return state.hexdigest()
+
+
+def test_every_site_has_scores_that_fall_with_the_width(profile: Profile) -> None:
+    for site in profile.header.sites:
+        scores = profile.scores(site.name)
+        if site.weight:
+            losses = [scores.weights[name].sum() for name in ("c2g32", "u3g32", "c4g32", "u8g64")]
+            assert losses == sorted(losses, reverse=True) and losses[-1] > 0
+            assert len(scores.weights["u3g32"]) == -(-site.shape[0] // 64)
+            assert set(scores.activations) == {"a8g32", "a8g64"}
+        else:
+            letter = site.kind[0]
+            assert scores.caches[f"{letter}4g32"] > scores.caches[f"{letter}8g32"] > scores.caches[f"{letter}16"] > 0
+
+
+def test_a_profile_is_the_same_with_any_number_of_jobs_and_after_an_interruption(
+    model: ImportedModel, profile: Profile, tmp_path: Path
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, _total: int) -> None:
+        if done == 5:
+            raise StopError
+
+    with pytest.raises(StopError):
+        profile_model(model, tmp_path, options(tmp_path, jobs=3), progress=stop)
+    with pytest.raises(InputError, match="the profile lacks"):
+        Profile.read(tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
+    assert len(kept) == 5
+    again = profile_model(model, tmp_path, options(tmp_path, jobs=3))
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
+    assert scores_digest(tmp_path) == scores_digest(profile.folder)
+    assert again.digest == profile.digest
+
+
+def test_a_folder_of_another_profile_is_refused(model: ImportedModel, profile: Profile) -> None:
+    other = replace(options(profile.folder), metric="output_mse")
+    with pytest.raises(InputError, match="the folder holds a profile of something else"):
+        profile_model(model, profile.folder, other)
+
+
+@pytest.mark.parametrize("grain", ["tile", "matrix"])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_the_plans_bytes_are_the_artifacts_bytes(
+    model: ImportedModel, profile: Profile, grain: str, share: float, tmp_path: Path
+) -> None:
+    limit = budget(profile, share)
+    found = allocate(profile, Budgets(max_bytes=limit), Settings(grain=grain))  # type: ignore[arg-type]
+    assert found.bytes <= limit
+    assert 0 <= found.gap < 0.3
+    if share != 0.2:
+        return
+    artifact = pipeline.compile_model(model, tmp_path / "artifact", Options(plan=found.plan))
+    assert artifact.manifest.run_bytes == found.bytes
+    assert artifact.manifest.interface.cache_bytes_per_token == found.kv_bytes_per_token
+
+
+def test_tiles_lose_no_more_than_matrices_and_more_bytes_lose_less(profile: Profile) -> None:
+    losses = {}
+    for grain in ("tile", "matrix"):
+        for share in (0.1, 0.3):
+            found = allocate(profile, Budgets(max_bytes=budget(profile, share)), Settings(grain=grain))  # type: ignore[arg-type]
+            losses[grain, share] = found.predicted["kl"]
+    assert losses["tile", 0.1] <= losses["matrix", 0.1] * 1.0001
+    assert losses["tile", 0.3] < losses["tile", 0.1]
+
+
+def test_no_matrix_has_more_runs_than_allowed(profile: Profile) -> None:
+    found = allocate(profile, Budgets(max_bytes=budget(profile, 0.2)), Settings(max_runs=2))
+    mixed = [scheme for scheme in found.plan.schemes.values() if isinstance(scheme, MixedScheme)]
+    assert mixed and all(len(scheme.runs) == 2 for scheme in mixed)
+
+
+def test_without_a_context_caches_stay_at_16_bits_and_with_one_they_share_the_budget(profile: Profile) -> None:
+    limit = budget(profile, 0.2)
+    free = allocate(profile, Budgets(max_bytes=limit)).plan
+    assert {str(s) for s in free.schemes.values() if isinstance(s, CacheScheme)} == {"k16", "v16"}
+    counted = allocate(profile, Budgets(max_bytes=limit + 20_000, context=96))
+    assert counted.bytes + 96 * counted.kv_bytes_per_token <= limit + 20_000
+    assert any(scheme.bits < 16 for scheme in counted.plan.schemes.values() if isinstance(scheme, CacheScheme))
+
+
+def test_a_bound_on_the_divergence_minimises_bytes(profile: Profile) -> None:
+    by_bytes = allocate(profile, Budgets(max_bytes=budget(profile, 0.2)))
+    bound = by_bytes.predicted["kl"]
+    found = allocate(profile, Budgets(max_kld=bound))
+    assert found.predicted["kl"] <= bound
+    assert found.bytes <= 1.002 * by_bytes.bytes
+    assert found.binding == ("kl",)
+
+
+def test_average_bits_are_a_budget_of_bytes(profile: Profile) -> None:
+    parameters = sum(site.parameters for site in profile.header.sites)
+    assert allocate(profile, Budgets(avg_bits=9)).bytes <= 9 * parameters / 8
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Time follows bytes; 16-bit activations take half as long again."""
+
+    chunk: int = 256
+    decode_fixed: float = 0.5
+    prefill_fixed: float = 1.0
+
+    def decode(self, site: Site, scheme: WeightsScheme | CacheScheme) -> float:
+        if isinstance(scheme, CacheScheme):
+            return scheme.bytes_per_token(*site.shape) / 1e4
+        runs: Iterator[tuple[LinearScheme, int]] = ((run.scheme, run.rows) for run in runs_of(scheme, site.shape[0]))
+        return (
+            sum(s.weight.storage_bytes(n, site.shape[1]) * (1.5 if s.activation.bits == 16 else 1) for s, n in runs)
+            / 1e5
+        )
+
+    def prefill(self, site: Site, scheme: WeightsScheme | CacheScheme) -> float:
+        return 0.0 if isinstance(scheme, CacheScheme) else site.parameters / 1e5
+
+
+def test_a_bound_on_time_holds_and_uses_16_bits_where_they_pay(profile: Profile) -> None:
+    settings = Settings(latencies=Bandwidth())
+    loose = allocate(profile, Budgets(max_bytes=budget(profile, 0.3), max_decode_ms=100.0), settings)
+    tight = allocate(profile, Budgets(max_bytes=budget(profile, 0.3), max_decode_ms=1.5), settings)
+    assert tight.predicted["decode_ms"] <= 1.5 < loose.predicted["decode_ms"]
+    assert "decode_ms" in tight.binding and "bytes" in loose.binding
+    assert any("a16" in str(scheme) for scheme in loose.plan.schemes.values())
+
+
+@dataclass(frozen=True)
+class Partial(Bandwidth):
+    """Codebooks were never timed."""
+
+    def decode(self, site: Site, scheme: WeightsScheme | CacheScheme) -> float:
+        if "c" in str(scheme):
+            raise UnsupportedError(f"{scheme} was not measured")
+        return super().decode(site, scheme)
+
+
+def test_schemes_that_were_never_timed_are_no_choice_under_a_bound_on_time(profile: Profile) -> None:
+    budgets = Budgets(max_bytes=budget(profile, 0.3), max_decode_ms=100.0)
+    timed = allocate(profile, budgets, Settings(latencies=Partial()))
+    assert not any("c" in str(scheme) for scheme in timed.plan.schemes.values())
+    free = allocate(profile, Budgets(max_bytes=budget(profile, 0.3)), Settings(latencies=Partial()))
+    assert any("c" in str(scheme) for scheme in free.plan.schemes.values())
+    assert set(free.predicted) == {"kl"} and set(timed.predicted) == {"kl", "decode_ms", "prefill_ms"}
+
+
+def test_a_bound_on_time_needs_latencies(profile: Profile) -> None:
+    with pytest.raises(UsageError, match="times are bounded, but no latencies are known"):
+        allocate(profile, Budgets(max_decode_ms=1.0))
+
+
+def test_an_infeasible_budget_says_what_can_be_achieved(profile: Profile) -> None:
+    with pytest.raises(InfeasibleError, match="no plan meets the budgets") as caught:
+        allocate(profile, Budgets(max_bytes=1000))
+    assert caught.value.where == "binding: bytes"
+    assert "bytes from " in str(caught.value.limit) and "asked: 1000" in str(caught.value.limit)
+
+
+def test_the_plan_explains_itself_and_is_the_same_every_time(profile: Profile) -> None:
+    first, second = (allocate(profile, Budgets(max_bytes=budget(profile, 0.2))) for _ in range(2))
+    assert first.plan.to_json() == second.plan.to_json()
+    read = Plan.from_json(first.plan.to_json())
+    assert read.notes["profile"] == profile.digest
+    assert read.notes["bytes"] == first.bytes and read.notes["prices"]["bytes"] > 0
+    assert read.notes["predicted"]["kl"] == pytest.approx(sum(d.uses["kl"] for d in first.decisions))
+
+
+def test_no_budget_and_contradicting_ones_are_refused() -> None:
+    with pytest.raises(UsageError, match="no budget was given"):
+        Budgets()
+    with pytest.raises(UsageError, match="bounded and minimised"):
+        Budgets(max_kld=0.1, minimise="kl")
+    with pytest.raises(UsageError, match="is not positive"):
+        Budgets(max_bytes=0)
+    assert np.isclose(Budgets(max_kld=0.1).limits["kl"], 0.1)

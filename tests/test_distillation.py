@@ -1,0 +1,204 @@
+"""Distillation of a compilation: it lowers the divergence, keeps every contract of codes, and never makes worse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from bitwright import distillation, load, pipeline
+from bitwright.distillation import Distilled, distilled
+from bitwright.errors import InputError, UnsupportedError, UsageError
+from bitwright.frontend.interpreter import Interpreter
+from bitwright.frontend.model import ImportedModel
+from bitwright.options import Options, make_options
+from bitwright.passes.quantizers.sites import SiteQuantizers
+from bitwright.plan import Plan
+from bitwright.program import Program
+from bitwright.runs import runs_of
+from bitwright.target import Target
+from tests.canonical_model import Shape, decoder
+from tests.test_calibration import word_tokenizer
+
+STEPS = 30
+MIXED = "u2g32a8:64+c3g32a8:96"
+
+
+@pytest.fixture(scope="module")
+def model() -> ImportedModel:
+    made = replace(decoder(Shape(layers=1)), tokenizer_json=word_tokenizer())
+    norm = made.graph.graph.initializers["norm"]  # random logits are so far apart that nothing changes the likeliest
+    norm.const_value = ir.tensor(np.float32(0.1) * norm.const_value.numpy())  # type: ignore[union-attr]
+    return made
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text"
+    random = np.random.default_rng(0)
+    path.write_text(" ".join(f"w{i}" for i in random.integers(0, 101, 96 * 12)))
+    return path
+
+
+def planned(model: ImportedModel, options: Options, site: str | None = None) -> tuple[Program, Plan]:
+    plan, program = pipeline.plan_and_program(model, options, Target.parse("native"), lambda _: None)
+    if site is None:
+        return program, plan
+    from bitwright.runs import parse_weights
+
+    wide = next(s.name for s in program.sites if s.kind == "linear" and s.shape[0] == 160)
+    return program, replace(plan, schemes={**plan.schemes, wide: parse_weights(site)})
+
+
+def run(model: ImportedModel, options: Options, site: str | None = None) -> tuple[Program, Plan, Distilled]:
+    program, plan = planned(model, options, site)
+    return program, plan, distilled(model, program, plan, options, SiteQuantizers(), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def outcome(model: ImportedModel, text: Path) -> tuple[Program, Plan, Distilled]:
+    return run(model, make_options(scheme="u2g32za8", distill=STEPS, calibration=text), MIXED)
+
+
+def test_the_divergence_of_held_out_text_falls(outcome: tuple[Program, Plan, Distilled]) -> None:
+    result = outcome[2]
+    assert 0 < result.after < 0.95 * result.before
+
+
+def test_codes_stay_what_their_schemes_allow(outcome: tuple[Program, Plan, Distilled]) -> None:
+    program, plan, result = outcome
+    sites = {site.weight: site for site in program.sites if site.weight}
+    assert set(result.matrices) == set(sites)
+    for name, matrices in result.matrices.items():
+        scheme: Any = plan.schemes[sites[name].name]
+        for matrix, part in zip(matrices, runs_of(scheme, sites[name].shape[0]), strict=True):
+            weight = part.scheme.weight
+            assert matrix.codes.shape == (part.rows, sites[name].shape[1])
+            assert matrix.codes.max() < 2**weight.bits
+            assert matrix.scales.dtype == np.float16 and np.isfinite(matrix.scales).all()
+            assert (matrix.zeros is None) == weight.symmetric
+            assert (matrix.codebook is not None) == weight.is_codebook
+
+
+def test_the_same_again_gives_the_same_codes(
+    model: ImportedModel, text: Path, outcome: tuple[Program, Plan, Distilled]
+) -> None:
+    _, _, again = run(model, make_options(scheme="u2g32za8", distill=STEPS, calibration=text), MIXED)
+    assert again.digest == outcome[2].digest and again.after == outcome[2].after
+    for name, matrices in outcome[2].matrices.items():
+        for first, second in zip(matrices, again.matrices[name], strict=True):
+            np.testing.assert_array_equal(first.codes, second.codes)
+            np.testing.assert_array_equal(first.scales, second.scales)
+
+
+def test_training_that_makes_it_worse_is_undone(
+    model: ImportedModel, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitwright.frontend.distill.train.SCALE_RATE", 30.0)
+    program, plan, result = run(model, make_options(scheme="u4g32a8", distill=12, calibration=text))
+    assert result.after == result.before
+    for site in (site for site in program.sites if site.weight):
+        weights = np.asarray(program.parameters[site.weight].load(), np.float32)
+        weight = runs_of(plan.schemes[site.name], len(weights))[0].scheme.weight  # type: ignore[arg-type]
+        nearest = SiteQuantizers()(program.parameters[site.weight])(weights, weight, 0)
+        np.testing.assert_array_equal(result.matrices[site.weight][0].codes, nearest.codes)
+
+
+def test_the_artifact_computes_what_was_trained(model: ImportedModel, text: Path, tmp_path: Path) -> None:
+    """Q, K and V, and gate and up, are stacked in the artifact: their codes must have stayed with their rows."""
+    options = make_options(scheme="u3g32a16", kv_bits=32, distill=STEPS, calibration=text)
+    program, plan, result = run(model, options)
+    artifact = pipeline.compile_model(model, tmp_path / "out", options)
+    assert artifact.manifest.digests["distillation"] == result.digest
+    assert f"{result.after:.4f} after" in (artifact.folder / "report.md").read_text()
+    interpreter = Interpreter(model.graph)
+    ids = np.arange(40) % 101
+    plain = interpreter.logits(ids)
+    import torch
+
+    for site in (site for site in program.sites if site.weight):
+        scheme = runs_of(plan.schemes[site.name], site.shape[0])[0].scheme  # type: ignore[arg-type]
+        matrix = torch.from_numpy(result.matrices[site.weight][0].dequantize(scheme.weight))
+        transposed = site.weight.endswith(".T")
+        interpreter.weights[site.weight.removesuffix(".T")] = matrix.T if transposed else matrix
+    exact = interpreter.logits(ids)
+    found = load(artifact.folder).logits(ids)
+    assert np.abs(found - exact).max() < 1e-3 * np.abs(exact).max()
+    assert np.abs(plain - exact).max() > 0.05 * np.abs(exact).max()
+
+
+def test_an_interrupted_training_goes_on(
+    model: ImportedModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitwright.frontend.distill.train.KEEP_EVERY", 5)
+    options = make_options(
+        scheme="u2g32a8", quantizer="auto", distill=STEPS, calibration=text, calibration_cache=tmp_path / "kept"
+    )
+    program, plan = planned(model, options)
+    told: list[str] = []
+
+    def interrupt(line: str) -> None:
+        told.append(line)
+        if "step 12 " in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distilled(model, program, plan, options, SiteQuantizers(), interrupt)
+    told.clear()
+    resumed = distilled(model, program, plan, options, SiteQuantizers(), told.append)
+    assert [line.split()[2] for line in told if "step" in line] == [str(n) for n in range(11, STEPS + 1)]
+    _, _, whole = run(model, replace(options, calibration_cache=None))
+    assert resumed.after == whole.after
+    for name, matrices in whole.matrices.items():
+        np.testing.assert_array_equal(resumed.matrices[name][0].codes, matrices[0].codes)
+    told.clear()
+    assert distilled(model, program, plan, options, SiteQuantizers(), told.append).after == whole.after
+    assert not any("step" in line for line in told)
+
+
+def test_a_damaged_state_is_named(model: ImportedModel, text: Path, tmp_path: Path) -> None:
+    options = make_options(
+        scheme="u2g32a8", quantizer="auto", distill=2, calibration=text, calibration_cache=tmp_path / "kept"
+    )
+    run(model, options)
+    (state,) = (tmp_path / "kept").glob("distilling-*.pt")
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match="interrupted distillation"):
+        run(model, options)
+
+
+def test_it_needs_a_text(model: ImportedModel) -> None:
+    with pytest.raises(UsageError, match="needs a text"):
+        make_options(distill=10)
+    with pytest.raises(InputError, match="cannot be read"):
+        run(model, make_options(distill=10, calibration="no-such-text"))
+
+
+def test_a_text_of_one_window_is_refused(model: ImportedModel, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("w1 " * 90)
+    with pytest.raises(UsageError, match="too short"):
+        run(model, make_options(distill=10, calibration=tmp_path / "text"))
+
+
+def test_negative_steps_are_refused() -> None:
+    with pytest.raises(UsageError, match="-1 steps"):
+        make_options(distill=-1)
+
+
+def test_too_little_memory_is_said_before_anything_is_computed(
+    model: ImportedModel, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distillation, "BYTES_PER_WEIGHT", 1 << 50)
+    with pytest.raises(UsageError, match="memory"):
+        run(model, make_options(distill=10, calibration=text))
+
+
+def test_an_encoder_is_refused(model: ImportedModel, text: Path) -> None:
+    options = make_options(distill=10, calibration=text)
+    program, plan = planned(model, options)
+    with pytest.raises(UnsupportedError, match="only decoders"):
+        distilled(replace(model, kind="encoder"), program, plan, options, SiteQuantizers(), lambda _: None)

@@ -6,7 +6,7 @@ Layout of one attention layer, T = capacity in tokens (a multiple of 16), where 
   times 16 keys;
 * values ``[kv_heads, T, value_dim]``: a token's row is contiguous.
 
-Packed ones are ``u8[kv_heads, blocks, block_bytes]``: :mod:`bitwright.codegen.cache_layout`. K and V have schemes of
+Packed ones are ``u8[kv_heads, head_bytes]``: :mod:`bitwright.codegen.cache_layout`. K and V have schemes of
 their own. Kernel arguments, in order::
 
     k f32[n, kv_heads * head_dim], v f32[n, kv_heads * value_dim], k_cache, v_cache (both written in place), pos i64

@@ -19,6 +19,7 @@ from bitwright.codegen.attention import (
 from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, build_cache_append
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
+from bitwright.codegen.head_map import HeadMapSpec, build_head_map
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear import AnyLinear, build_linear, linear_spec, linear_team_kernel
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
@@ -150,6 +151,14 @@ def _rope(at: Lowering) -> Any:
         at.isa.lanes,
     )
     return at.emit(at.kernel(spec, lambda: build_rope(spec)), at.call.args)
+
+
+def _head_map(at: Lowering) -> Any:
+    matrices = at.call.args[1]
+    heads = int(at.attribute("heads"))
+    groups, size, _ = (int(extent) for extent in matrices.ty.shape.values)
+    spec = HeadMapSpec(heads, groups, size, len(at.call.args) > 2, at.rows, at.isa.lanes)
+    return at.emit(at.kernel(spec, lambda: build_head_map(spec)), at.call.args)
 
 
 def _attention(at: Lowering) -> Any:
@@ -284,6 +293,7 @@ LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
     "packed_linear": _packed_linear,
     "packed_embedding": _packed_embedding,
     "quantize_activation": _quantize_activation,
+    "head_map": _head_map,
     "rope": _rope,
     "attention": _attention,
     "attention_full": _attention_full,

@@ -47,9 +47,11 @@ def run_study(
             "the report cannot be written", where=str(folder), limit=error.strerror, remedy="choose another folder"
         ) from error
     desk = Desk(request, folder, tell)
-    digest = desk.digest(strategies)
+    digest, first = desk.digest(strategies), desk.profile(strategies[0].metric)
     cells = list(desk.cells(strategies))
-    laboratory = Laboratory(request, folder, digest, tell)
+    laboratory = Laboratory(
+        request, folder, digest, desk.quantizer, first.folder / "calibration", desk.codes(first), tell
+    )
     for number, cell in enumerate(cells):
         if progress is not None:
             progress(number, len(cells))

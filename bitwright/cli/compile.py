@@ -125,7 +125,7 @@ def command(
         overwrite=overwrite,
     )
     if not json:
-        console.note(f"compiling {model}: {'within budgets, ' if given else ''}{options.describe()}")
+        console.note(f"compiling {model}: {_wish(bounds) if given else options.describe()}")
     with console.phases("compiling") as tell:
         source: str | ImportedModel = model
         if given:
@@ -161,6 +161,11 @@ def command(
         ["target", f"{options.target} ({manifest.target.fingerprint})"],
     ]
     console.print_table(("artifact", "value"), rows)
+
+
+def _wish(bounds: dict[str, Any]) -> str:
+    """The budgets in one line."""
+    return "within " + ", ".join(f"{name} {bound}" for name, bound in bounds.items() if bound is not None)
 
 
 def _require_no_schemes(budgets: list[str], schemes: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -29,6 +30,7 @@ class Options:
         table: of embedding and lm_head, when there is no plan; None: the same as ``scheme``.
         cache_bits: 16 or 32, when there is no plan; None: 32 for ``f32``, else 16.
         keys, values: of the K and of the V caches, when there is no plan; None: floats of ``cache_bits``.
+        caches: of each cache site, by its name, when there is no plan, instead of ``keys`` and ``values``.
         plan: schemes by site, instead of all above.
         quantizer: how weights become codes.
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
@@ -49,6 +51,7 @@ class Options:
     cache_bits: int | None = None
     keys: CacheScheme | None = None
     values: CacheScheme | None = None
+    caches: Mapping[str, CacheScheme] | None = None
     plan: Plan | None = None
     quantizer: QuantizerName = "rtn"
     calibration: Path | None = None
@@ -109,6 +112,8 @@ class Options:
     def describe(self) -> str:
         """The resolved options in one line."""
         given = [str(scheme) for scheme in (self.keys, self.values) if scheme is not None]
+        if self.caches is not None:
+            given = ["chosen one by one"]
         caches = f", caches {' '.join(given)}" if given else ""
         schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
         distilled = f" and {self.distill} steps of distillation" if self.distill else ""
@@ -118,6 +123,18 @@ class Options:
             f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"
         )
+
+
+def _chosen_caches(profile: str | Path | None, bits: float | None) -> Mapping[str, CacheScheme]:
+    if profile is None or bits is None:
+        raise UsageError(
+            "caches are chosen from a profile, for a number of bits",
+            where="--kv auto",
+            remedy="run bitwright profile MODEL -o DIR, and add --profile DIR --kv-bits 4.25",
+        )
+    from bitwright.cache_choice import caches_of_profile
+
+    return caches_of_profile(Path(profile), bits).schemes
 
 
 def parse_caches(text: str) -> dict[str, CacheScheme]:
@@ -143,7 +160,8 @@ def make_options(
     scheme: str | None = None,
     table: str | None = None,
     kv: str | None = None,
-    kv_bits: int | None = None,
+    kv_bits: float | None = None,
+    profile: str | Path | None = None,
     plan: str | Path | None = None,
     quantizer: str = "rtn",
     calibration: str | Path | None = None,
@@ -170,11 +188,19 @@ def make_options(
             where=", ".join(name for name, value in given.items() if value is not None),
             remedy="edit the plan, or leave --plan out",
         )
+    chosen = _chosen_caches(profile, kv_bits) if kv == "auto" else None
+    if chosen is not None:
+        kv, kv_bits = None, None
+    if kv_bits is not None and kv_bits not in (16, 32):
+        raise UsageError(
+            f"a cache of {kv_bits:g} bits", limit="16 or 32, or with --kv auto any number", remedy="add --kv auto"
+        )
     caches = parse_caches(kv or "")
     return Options(
         scheme=LinearScheme.parse(DEFAULT_SCHEME if scheme is None else scheme),
         table=None if table is None else LinearScheme.parse(table),
-        cache_bits=kv_bits,
+        cache_bits=None if kv_bits is None else int(kv_bits),
+        caches=chosen,
         keys=caches.get("k"),
         values=caches.get("v"),
         plan=None if plan is None else Plan.read(Path(plan)),

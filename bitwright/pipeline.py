@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -222,7 +223,7 @@ def capacity(imported: ImportedModel, options: Options) -> int:
 
 def _uniform(program: Program, imported: ImportedModel, options: Options, target: Target) -> Plan:
     single = options.scheme.weight.is_float and options.scheme.weight.bits == 32
-    return uniform_plan(
+    plan = uniform_plan(
         program.sites,
         options.scheme,
         table=options.table,
@@ -232,6 +233,9 @@ def _uniform(program: Program, imported: ImportedModel, options: Options, target
         model=imported.digest,
         target=target.fingerprint,
     )
+    if options.caches is None:
+        return plan
+    return replace(plan, schemes={**plan.schemes, **options.caches}, notes={"strategy": "uniform, caches chosen"})
 
 
 def _dump(folder: Path | None, number: int, name: str, program: Program) -> None:

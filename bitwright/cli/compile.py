@@ -33,11 +33,18 @@ def command(
         str | None, typer.Option(help="Of embedding and lm_head, such as u8g32a8. Default: like --scheme.")
     ] = None,
     kv_bits: Annotated[
-        int | None, typer.Option("--kv-bits", help="Bits of the KV cache, 16 or 32. Default: 16 (32 with f32).")
+        float | None,
+        typer.Option(
+            "--kv-bits",
+            help="Bits of the KV cache, 16 or 32 (default: 16, 32 with f32); with --kv auto the most on average.",
+        ),
     ] = None,
     kv: Annotated[
         str | None,
-        typer.Option("--kv", help="Packed caches, such as k=k8g32,v=v4g32. What it leaves open has --kv-bits."),
+        typer.Option(
+            "--kv",
+            help="Packed caches, such as k=k8g32,v=v4g32 (what it leaves open has --kv-bits), or auto: from --profile.",
+        ),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", help="A plan file instead of --scheme, --table, --kv and --kv-bits.")
@@ -48,7 +55,7 @@ def command(
     profile: Annotated[
         Path | None,
         typer.Option(
-            "--profile", metavar="DIR", help="Profile for budgets, made if absent. Default: ARTIFACT.profile."
+            "--profile", metavar="DIR", help="For budgets, made if absent (default: ARTIFACT.profile); for --kv auto."
         ),
     ] = None,
     correct: Annotated[int, typer.Option("--correct", help="With budgets: rounds of correcting the plan.")] = 0,
@@ -103,6 +110,7 @@ def command(
         table=table,
         kv=kv,
         kv_bits=kv_bits,
+        profile=profile if kv == "auto" else None,
         plan=plan,
         quantizer=quantizer or ("auto" if given else "rtn"),
         calibration=calibration,

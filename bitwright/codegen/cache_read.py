@@ -11,7 +11,7 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import load, prefetch, splat, vector
-from bitwright.codegen.cache_layout import LINE_BYTES, TOKENS, ZERO_STEPS, PackedCache
+from bitwright.codegen.cache_layout import LINE_BYTES, ZERO_STEPS, PackedCache
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,10 @@ class PackedHead:
         return result
 
     def ask_for(self, block: Any, piece: Any, pieces: int, step: int, steps: int) -> None:
-        """Prefetch what falls to step ``step`` of ``steps`` of one of the ``pieces`` pieces of a block's codes."""
-        lines = -(-self.layout.code_bytes // (pieces * LINE_BYTES))
+        """Prefetch what falls to step ``step`` of ``steps`` of one of a block's ``pieces`` pieces."""
+        lines = -(-self.layout.block_bytes // (pieces * LINE_BYTES))
         for line in range(step * lines // steps, (step + 1) * lines // steps):
             prefetch(self.buffer[self.head, self.layout.codes_at(block) + (piece * lines + line) * LINE_BYTES])
-
-    def ask_for_affine(self, block: Any) -> None:
-        """Prefetch a block's scales and zero points."""
-        size = self.layout.groups * TOKENS
-        for start, width in ((self.layout.scale_at(block, 0), 2 * size), (self.layout.zero_at(block, 0), size)):
-            for offset in range(0, width, LINE_BYTES):
-                prefetch(self.buffer[self.head, start + offset])
 
     def scales(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
         """f32 x lanes: scales of tokens ``token`` ... of a block."""

@@ -61,7 +61,7 @@ def test_codes_come_back(bits: int, tensor: Any, width: int, seed: int) -> None:
     for got, new, before in zip(found[1:], expected[1:], (scales, zeros), strict=True):
         np.testing.assert_array_equal(got[:50].view(np.uint8), new.view(np.uint8))
         np.testing.assert_array_equal(got[50:].view(np.uint8), before[50:].view(np.uint8))
-    assert layout.shape[1] * 2 == 64 * layout.scheme.bytes_per_token(2, width)
+    assert layout.blocks == 2 and layout.shape[1] * 2 == 64 * layout.scheme.bytes_per_token(2, width)
 
 
 @pytest.mark.parametrize("bits", BITS)

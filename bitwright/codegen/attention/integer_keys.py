@@ -86,7 +86,6 @@ class IntegerKeys:
         with loop(T.floordiv(tokens, T.int64(TOKENS))) as index, loop(self.tile.groups) as tile:
             stored = T.Bind(first_block + index)
             ahead = T.Bind(T.if_then_else(more, stored + self.tile.chunk // TOKENS, stored))
-            packed.ask_for_affine(ahead)
             for token in range(0, TOKENS, count * lanes):
                 results = zero_registers(rows * count, vector("float32", lanes))
                 tokens_of = [token + v * lanes for v in range(count)]

@@ -48,19 +48,16 @@ class IntegerValues:
         packed = PackedHead(self.layout, self.buffer, head, self.isa.lanes)
         first_block = T.Bind(T.floordiv(first, T.int64(TOKENS)))
         blocks = T.Bind(T.floordiv(tokens, T.int64(TOKENS)))
-        self._read_affine(packed, first_block, blocks, known, more)
+        self._read_affine(packed, first_block, blocks, known)
         with loop(self.layout.groups) as group, loop(self.tile.groups * self.tile.rows) as row:
             self._quantize(block, group, row, tokens)
         self._multiply(block, packed, first_block, blocks, more)
 
-    def _read_affine(self, packed: PackedHead, first_block: Any, blocks: Any, known: Any, more: Any) -> None:
+    def _read_affine(self, packed: PackedHead, first_block: Any, blocks: Any, known: Any) -> None:
         """Scales and offsets of the chunk, and the largest scale; tokens that were not appended yet have scale 0."""
         lanes = self.isa.lanes
         single = vector("float32", lanes)
         limit = T.Bind(T.cast(known, "int32"))
-        with loop(blocks) as index:
-            ahead = T.if_then_else(more, first_block + index + self.tile.chunk // TOKENS, first_block + index)
-            packed.ask_for_affine(T.Bind(ahead))
         with loop(self.layout.groups) as group:
             state = Registers(1, single)
             state[0] = splat(T.float32(0), lanes)

@@ -81,35 +81,30 @@ def pack(x: Array, layout: PackedCache, fill: Array | None = None) -> Array:
     old_codes[:tokens, :, layout.width :] = 0
     old_scales[:tokens] = scales
     old_zeros[:tokens] = zeros
-    _region(cache, layout, 0, layout.blocks * layout.code_bytes)[:] = _pack_codes(old_codes, layout)
+    blocks = cache[:, : layout.blocks * layout.block_bytes].reshape(layout.heads, layout.blocks, layout.block_bytes)
     scale_at, zero_at = int(layout.scale_at(0, 0)), int(layout.zero_at(0, 0))
-    halves = _by_block(old_scales, layout).view(np.uint8)
-    _region(cache, layout, scale_at, zero_at)[:] = halves.reshape(layout.heads, -1)
-    zeros_end = int(layout.zero_at(layout.blocks, 0))
-    _region(cache, layout, zero_at, zeros_end)[:] = _by_block(old_zeros, layout).reshape(layout.heads, -1)
+    shape = (layout.heads, layout.blocks, -1)
+    blocks[..., :scale_at] = _pack_codes(old_codes, layout)
+    blocks[..., scale_at:zero_at] = _by_block(old_scales, layout).view(np.uint8).reshape(shape)
+    blocks[..., zero_at:] = _by_block(old_zeros, layout).reshape(shape)
+    result = np.concatenate([blocks.reshape(layout.heads, -1), cache[:, layout.blocks * layout.block_bytes :]], axis=1)
     if layout.exact_tokens and tokens:
         exact = np.clip(x[0], -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
         end = layout.exact_at + 2 * layout.width
-        _region(cache, layout, layout.exact_at, end)[:] = exact.view(np.uint8).reshape(layout.heads, -1)
-    return cache
-
-
-def _region(cache: Array, layout: PackedCache, first: int, end: int) -> Array:
-    """A view of bytes ``first .. end - 1`` of every head."""
-    assert cache.shape == layout.shape
-    return cache[:, first:end]
+        result[:, layout.exact_at : end] = exact.view(np.uint8).reshape(layout.heads, -1)
+    return result
 
 
 def unpack(cache: Array, layout: PackedCache) -> tuple[Array, Array, Array]:
     """codes u8 [tokens, heads, stored width], scales f16 and zeros u8 [tokens, heads, groups] of a whole cache."""
-    heads, blocks = layout.heads, layout.blocks
+    blocks = cache[:, : layout.blocks * layout.block_bytes].reshape(layout.heads, layout.blocks, layout.block_bytes)
     scale_at, zero_at = int(layout.scale_at(0, 0)), int(layout.zero_at(0, 0))
-    scales = np.ascontiguousarray(_region(cache, layout, scale_at, zero_at)).view(np.float16)
-    zeros = _region(cache, layout, zero_at, int(layout.zero_at(blocks, 0)))
+    shape = (layout.heads, layout.blocks, layout.groups, TOKENS)
+    scales = np.ascontiguousarray(blocks[..., scale_at:zero_at]).view(np.float16)
     return (
-        _unpack_codes(_region(cache, layout, 0, scale_at), layout),
-        _by_token(scales.reshape(heads, blocks, layout.groups, TOKENS)),
-        _by_token(zeros.reshape(heads, blocks, layout.groups, TOKENS)),
+        _unpack_codes(blocks[..., :scale_at], layout),
+        _by_token(scales.reshape(shape)),
+        _by_token(blocks[..., zero_at:].reshape(shape)),
     )
 
 
@@ -125,7 +120,7 @@ def _by_token(values: Array) -> Array:
 
 
 def _pack_codes(codes: Array, layout: PackedCache) -> Array:
-    """[tokens, heads, stored width] -> u8 [heads, blocks * code bytes]"""
+    """[tokens, heads, stored width] -> u8 [heads, blocks, code bytes]"""
     heads, blocks = layout.heads, layout.blocks
     lines = np.zeros((heads, blocks, layout.row_blocks, layout.units, layout.lines, LINE_BYTES), np.uint8)
     steps = _steps(codes, layout)
@@ -134,7 +129,7 @@ def _pack_codes(codes: Array, layout: PackedCache) -> Array:
         fields = bits.reshape(*steps.shape[:4], plane.lines, plane.fields, LINE_BYTES)
         for field in range(plane.fields):
             lines[..., plane.first : plane.first + plane.lines, :] |= fields[..., field, :] << (plane.width * field)
-    return lines.reshape(heads, blocks * layout.code_bytes)
+    return lines.reshape(heads, blocks, layout.code_bytes)
 
 
 def _unpack_codes(packed: Array, layout: PackedCache) -> Array:

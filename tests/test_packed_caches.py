@@ -19,6 +19,10 @@ from tests.canonical_model import Shape, decoder
 # element is 0.1 % or 2 % of a normal range of six sigma, and two layers of attention average over tokens.
 CLOSE = {"k=k8g16,v=v8row": 0.01, "v=v4g16": 0.15, "k=k8rowm,v=v8rowm": 0.01}
 
+# Of the largest logit: prompts multiply 16-bit integers, whose scales depend on what else is in a chunk, and decoding
+# does not. Seen with 16-bit caches: 1.5e-4.
+WORDS = 2.0**-11
+
 
 @pytest.mark.parametrize("kv", CLOSE)
 def test_an_artifact_with_packed_caches(tmp_path: Path, kv: str) -> None:
@@ -30,9 +34,10 @@ def test_an_artifact_with_packed_caches(tmp_path: Path, kv: str) -> None:
     expected, logits = exact.logits(ids), session.logits(ids)
     assert 0 < np.sqrt(np.mean((logits - expected) ** 2)) < CLOSE[kv] * expected.std()
     session.reset()
-    np.testing.assert_allclose(session.prefill(ids[:30]), logits[29], atol=5e-3)
+    near = WORDS * float(np.abs(logits).max())
+    np.testing.assert_allclose(session.prefill(ids[:30]), logits[29], atol=near)
     for position in range(30, 45):
-        np.testing.assert_allclose(session.decode(int(ids[position])), logits[position], atol=5e-3)
+        np.testing.assert_allclose(session.decode(int(ids[position])), logits[position], atol=near)
     state, interface = artifact.manifest.state, artifact.manifest.interface
     allocated = sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in state)
     # Two layers, one head of 32 elements in half precision, a whole line.

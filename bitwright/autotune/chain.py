@@ -49,6 +49,7 @@ class Chain:
         self._tables: list[npt.NDArray[np.uint64]] = []
         self._ticks: list[npt.NDArray[np.int64]] = []
         self._arguments: list[tuple[Any, ...]] = []
+        self._began = 0.0
 
     def place(self) -> None:
         """Take memory for what stays in cache: before runs, and again after the arena was released."""
@@ -81,6 +82,7 @@ class Chain:
         """Cycles of each call of the kernel [calls of the chain, calls] in one run, on weights out of cache."""
         for table in self._tables:
             self._point(table)
+        self._began = time.perf_counter()
         for arguments in self._arguments:
             self._generation += 1
             self._function(*arguments, self.kernel.position, self.threads, self._generation, 1)
@@ -101,23 +103,22 @@ class Chain:
     def mean_cycles(self) -> float:
         """Mean cycles of a call in the last round of one run."""
         cycles = self.run()
-        return float(cycles[len(cycles) - len(cycles) // ROUNDS :].mean())
+        return float(cycles[-max(len(cycles) // ROUNDS, 1) :].mean())
 
     @property
-    def started(self) -> int:
-        """The cycle counter at the start of the last run."""
-        return int(self._ticks[0][0])
+    def started(self) -> tuple[float, int]:
+        """When the last run began, in seconds of Python's clock, and the cycle counter then."""
+        return self._began, int(self._ticks[0][0])
 
 
 def cycles_per_second(chain: Chain, seconds: float = 0.05) -> float:
     """How fast the cycle counter runs (it counts time, not the core's clock)."""
-    start = time.perf_counter()
     chain.run()
-    first = chain.started
+    began, first = chain.started
     time.sleep(seconds)
-    middle = time.perf_counter()
     chain.run()
-    return (chain.started - first) / (middle - start - (time.perf_counter() - middle))
+    again, second = chain.started
+    return (second - first) / (again - began)
 
 
 def _program(kernel: StepKernel, threads: int, calls: int) -> tuple[StepProgram, Schedule]:

@@ -11,6 +11,7 @@ a digest of its content (``latency_file``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from bitwright.autotune.anchor import Anchor, Anchors
 from bitwright.autotune.fit import Fit, fit
 from bitwright.autotune.workload import Workload
-from bitwright.errors import UnsupportedError
+from bitwright.errors import InputError, UnsupportedError
 from bitwright.runs import WeightsScheme, parse_weights, runs_of
 
 LINEAR, ATTENTION = "linear", "attention"
@@ -31,6 +32,10 @@ class Entry:
     workload: Workload
     working_set: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf or self.working_set < 1:
+            raise InputError("a measured time is not positive", where=f"{self.workload}: {self.seconds} s")
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,12 @@ def test_anchors_of_a_model_replace_older_ones() -> None:
         made.anchors_of("cd" * 32)
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1e-6, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(InputError, match="not positive"):
+        Entry(linear((64, 64)), SETS[0], seconds)
+
+
 def test_a_changed_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     write_table(table(), path)

@@ -30,9 +30,12 @@ def test_an_artifact_with_packed_caches(tmp_path: Path, kv: str) -> None:
     expected, logits = exact.logits(ids), session.logits(ids)
     assert 0 < np.sqrt(np.mean((logits - expected) ** 2)) < CLOSE[kv] * expected.std()
     session.reset()
-    np.testing.assert_allclose(session.prefill(ids[:30]), logits[29], atol=5e-3)
+    # Prompts and single tokens are rounded differently (16-bit words, bytes), which may move a code of the next layer by
+    # a step: far less than all codes are off together.
+    near = 0.2 * CLOSE[kv] * expected.std()
+    np.testing.assert_allclose(session.prefill(ids[:30]), logits[29], atol=near)
     for position in range(30, 45):
-        np.testing.assert_allclose(session.decode(int(ids[position])), logits[position], atol=5e-3)
+        np.testing.assert_allclose(session.decode(int(ids[position])), logits[position], atol=near)
     state, interface = artifact.manifest.state, artifact.manifest.interface
     allocated = sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in state)
     # Two layers, one head of 32 elements in half precision, a whole line.

@@ -13,7 +13,7 @@ from bitwright.scheme import CacheScheme, LinearScheme
 
 DEFAULT_SCHEME = "u4g32a8"
 DEFAULT_CONTEXT = 2048
-DEFAULT_CHUNK = 256
+DEFAULT_CHUNK = 512
 LARGEST_CHUNK = 4096
 
 QuantizerName = Literal["rtn", "clip", "gptq", "auto"]

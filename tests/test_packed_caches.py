@@ -30,7 +30,7 @@ def test_an_artifact_with_packed_caches(tmp_path: Path, kv: str) -> None:
     expected, logits = exact.logits(ids), session.logits(ids)
     assert 0 < np.sqrt(np.mean((logits - expected) ** 2)) < CLOSE[kv] * expected.std()
     session.reset()
-    # Prompts and single tokens are rounded differently (16-bit words, bytes), which may move a code of the next layer by
+    # Prompts and single tokens are rounded differently (words, bytes), which may move a code of the next layer by
     # a step: far less than all codes are off together.
     near = 0.2 * CLOSE[kv] * expected.std()
     np.testing.assert_allclose(session.prefill(ids[:30]), logits[29], atol=near)

@@ -28,8 +28,11 @@ def contributions(simulation: Simulation, schemes: Mapping[str, Scheme]) -> dict
 
     points, interpreter = simulation.points, simulation.interpreter
     inputs = {points.products[s.weight].activation for s in simulation.sites if s.weight in points.products}
-    places = {name: site for site in simulation.sites for name in _outputs(simulation, site)}
-    caches = {name for name, site in places.items() if not site.weight}
+    places: dict[str, list[Site]] = defaultdict(list)
+    for site in simulation.sites:
+        for name in _outputs(simulation, site):
+            places[name].append(site)
+    caches = {name for name, sites in places.items() if not all(site.weight for site in sites)}
     totals: dict[str, float] = defaultdict(float)
     reference = simulation.reference
     floats = {site.name: torch.from_numpy(simulation.weights(site)) for site in simulation.sites if site.weight}
@@ -56,9 +59,11 @@ def contributions(simulation: Simulation, schemes: Mapping[str, Scheme]) -> dict
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         with torch.no_grad():
             for (name, value), gradient in zip(leaves.items(), gradients, strict=True):
-                if gradient is not None:
-                    right = _right(simulation, places[name], name, floats, exact, window)
-                    totals[places[name].name] += float((gradient * (value - right)).sum()) / 2
+                for site in places[name] if gradient is not None else []:
+                    # What a product computes may be just what is cached: its own error is there before the cache's.
+                    own = exact[name] if site.weight and name in caches else value
+                    right = _right(simulation, site, name, floats, exact, window)
+                    totals[site.name] += float((gradient * (own - right)).sum()) / 2
     return {name: total / len(simulation.windows) for name, total in totals.items()}
 
 

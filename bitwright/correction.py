@@ -24,6 +24,7 @@ from bitwright.scheme import WeightScheme
 from bitwright.sensitivity import Profile
 
 if TYPE_CHECKING:
+    from bitwright.frontend.model import ImportedModel
     from bitwright.moments import Ids
     from bitwright.simulation import Simulation
     from bitwright.site import Site
@@ -40,10 +41,11 @@ LEAST, MOST = 0.25, 4.0
 
 @dataclass(frozen=True)
 class Measurer:
-    """Runs the model of a profile, which must still lie where it was profiled."""
+    """Runs the model of a profile: ``model``, or the one that still lies where it was profiled."""
 
     profile: Profile
     tell: Tell
+    model: ImportedModel | None = None
 
     @cached_property
     def held_out(self) -> Simulation:
@@ -74,7 +76,7 @@ class Measurer:
         from bitwright.simulation import Simulation
 
         header = self.profile.header
-        imported = pipeline.load_model(header.model, self.tell, None)
+        imported = pipeline.load_model(self.model or header.model, self.tell, None)
         if imported.digest != header.digest:
             raise InputError(
                 "the model is not the one that was profiled", where=header.model, remedy="profile it again"

@@ -7,14 +7,18 @@ between import and code generation is a pass of ``passes/``; with ``dump_ir`` th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
 from bitwright.calibration import calibrated
+from bitwright.equalisation import equalised
 from bitwright.errors import InputError, UsageError
+from bitwright.key_calibration import calibrated_key_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules
     from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
+    from bitwright.keymap import KeyMap
     from bitwright.passes.base import Pass
     from bitwright.passes.quantizers.matrix import Quantizer
     from bitwright.program import Parameter
@@ -46,12 +51,14 @@ def transformations(
     target: Target,
     schedules: Schedules | None = None,
     quantizer_of: Callable[[Parameter], Quantizer] | None = None,
+    key_maps: Mapping[int, KeyMap] = MappingProxyType({}),
 ) -> list[Pass]:
     """The phases between finding the sites and code generation, in order.
 
     Args:
         schedules: choose kernels' knobs.
         quantizer_of: turns matrices into codes when the weights are written; None: round to nearest.
+        key_maps: by layer, of the layers whose keys the plan stores mapped.
     """
     from bitwright.codegen.isa import select_isa
     from bitwright.codegen.linear import default_schedule
@@ -62,6 +69,7 @@ def transformations(
     from bitwright.passes.fuse_linears import FuseLinears
     from bitwright.passes.fuse_quantize import FuseQuantize
     from bitwright.passes.lower import Lower
+    from bitwright.passes.map_keys import MapKeys
     from bitwright.passes.pack_arguments import PackArguments
     from bitwright.passes.quantize import Quantize
     from bitwright.passes.quantizers.sites import SiteQuantizers
@@ -69,6 +77,7 @@ def transformations(
     isa = select_isa(target.features)
     return [
         Annotate(plan),
+        MapKeys(key_maps),
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
@@ -100,6 +109,7 @@ def compile_model(
     Raises:
         InputError, UnsupportedError, UsageError: see the frontend, the passes and the artifact writer.
     """
+    from bitwright.passes.base import with_event
     from bitwright.runtime.artifact import check_destination
 
     options = options or Options()
@@ -114,13 +124,20 @@ def compile_model(
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
+        equal = equalised(imported, moments) if options.equalise and moments is not None else None
+        if equal is not None:
+            imported, moments = equal.model, equal.moments
+            program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
         coding = quantization(imported, program, plan, options, moments, tell)
-        phases = transformations(options, plan, target, schedules, coding.quantizer_of)
+        key_maps = calibrated_key_maps(imported, options, plan, tell)
+        phases = transformations(options, plan, target, schedules, coding.quantizer_of, key_maps)
         for number, phase in enumerate(phases, start=3):
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
         digests = {**coding.digests, **({"tuning": schedules.digest} if schedules.used else {})}
+        if equal is not None:
+            digests["equalisation"] = equal.digest
         return emission.write(imported, program, plan, target, options, output, tell, digests, coding.description)
 
 
@@ -206,7 +223,7 @@ def capacity(imported: ImportedModel, options: Options) -> int:
 
 def _uniform(program: Program, imported: ImportedModel, options: Options, target: Target) -> Plan:
     single = options.scheme.weight.is_float and options.scheme.weight.bits == 32
-    return uniform_plan(
+    plan = uniform_plan(
         program.sites,
         options.scheme,
         table=options.table,
@@ -216,6 +233,9 @@ def _uniform(program: Program, imported: ImportedModel, options: Options, target
         model=imported.digest,
         target=target.fingerprint,
     )
+    if options.caches is None:
+        return plan
+    return replace(plan, schemes={**plan.schemes, **options.caches}, notes={"strategy": "uniform, caches chosen"})
 
 
 def _dump(folder: Path | None, number: int, name: str, program: Program) -> None:

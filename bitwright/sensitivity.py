@@ -12,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,14 +184,15 @@ class Profile:
         """
         path = folder / "profile.json"
         if path.exists():
-            if path.read_text(encoding="utf-8") != header.to_json():
+            old = cls.header_of(folder)
+            if replace(old, model=header.model) != header:
                 raise InputError(
                     "the folder holds a profile of something else",
                     where=str(folder),
                     limit="model, target, schemes, metric, quantizer and calibration must be the same to go on",
                     remedy="choose another folder or remove this one",
                 )
-            return cls(folder, header)
+            return cls(folder, old)
         try:
             (folder / "scores").mkdir(parents=True, exist_ok=True)
             _replace(path, header.to_json().encode())
@@ -209,14 +209,7 @@ class Profile:
         Raises:
             InputError: there is none, or some site is missing.
         """
-        path = folder / "profile.json"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                "there is no profile here", where=str(folder), remedy="make one with `bitwright profile MODEL -o DIR`"
-            ) from error
-        profile = cls(folder, ProfileHeader.from_json(text, str(path)))
+        profile = cls(folder, cls.header_of(folder))
         missing = [site.name for site in profile.header.sites if not profile.has(site.name)]
         if missing:
             raise InputError(
@@ -225,6 +218,22 @@ class Profile:
                 remedy="repeat `bitwright profile`: it goes on where it was interrupted",
             )
         return profile
+
+    @staticmethod
+    def header_of(folder: Path) -> ProfileHeader:
+        """Of a profile that may not be complete.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        path = folder / "profile.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                "there is no profile here", where=str(folder), remedy="make one with `bitwright profile MODEL -o DIR`"
+            ) from error
+        return ProfileHeader.from_json(text, str(path))
 
     def has(self, site: str) -> bool:
         return self._path(site).is_file()
@@ -274,11 +283,10 @@ class Profile:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(path)
+        part.write_bytes(content)
+        part.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise

@@ -9,6 +9,7 @@ import typer
 
 from bitwright.cli import console
 from bitwright.cli.options import JsonOption, ModelArgument, ThreadsOption, parse_counts
+from bitwright.sizes import parse_size
 
 
 def command(
@@ -30,10 +31,16 @@ def command(
         list[Path] | None,
         typer.Option("--profile", metavar="DIR", help="Made by `bitwright profile` (may be repeated). Else made here."),
     ] = None,
+    latencies: Annotated[
+        list[Path] | None,
+        typer.Option("--latencies", metavar="TABLE", help="Made by `bitwright latency -o` (may be repeated)."),
+    ] = None,
     context: Annotated[
         int | None, typer.Option("--context", help="Cached tokens that count as bytes. Default: the cache does not.")
     ] = None,
-    quantizer: Annotated[str, typer.Option("--quantizer", help="As of compile.")] = "auto",
+    quantizer: Annotated[
+        str | None, typer.Option("--quantizer", help="As of compile. Default: the profile's, else auto.")
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option("--calibration", metavar="FILE", help="As of compile. Default: the model samples one."),
@@ -58,7 +65,6 @@ def command(
     Nothing is simulated. What was measured is kept: an interrupted study goes on when it is repeated, and more budgets
     or strategies can be added to a report.
     """
-    from bitwright.sizes import parse_size
     from bitwright.study.registered import STRATEGIES, chosen
     from bitwright.study.request import DEFAULT_STRATEGIES, StudyRequest
     from bitwright.study.run import run_study
@@ -75,6 +81,7 @@ def command(
         strategies=names,
         targets=tuple(target or ["native"]),
         profiles=tuple(profile or []),
+        latencies=tuple(latencies or []),
         context=context,
         quantizer=quantizer,  # type: ignore[arg-type]  # checked at birth
         calibration=calibration,

@@ -17,6 +17,7 @@ from bitwright.version import __version__
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
+    from bitwright.options import QuantizerName
     from bitwright.runtime.rows import Logits
     from bitwright.runtime.session import Session
 
@@ -29,12 +30,17 @@ class Laboratory:
 
     Attributes:
         digest: of the canonical model.
+        quantizer: how weights become codes.
+        calibration: folder that keeps what it calibrated on; ``codes``: folder that keeps codes it made for a profile.
         model: read when something must be compiled or compared, once.
     """
 
     request: StudyRequest
     folder: Path
     digest: str
+    quantizer: QuantizerName
+    calibration: Path
+    codes: Path | None
     tell: Tell
     _model: list[ImportedModel] = field(default_factory=list, repr=False)
     _reference: list[Logits] = field(default_factory=list, repr=False)
@@ -75,7 +81,7 @@ class Laboratory:
             "model": self.digest,
             "schemes": cell.digest,
             "target": Target.parse(cell.target).fingerprint,
-            "quantizer": request.quantizer,
+            "quantizer": self.quantizer,
             "calibration": None if request.calibration is None else _sha256(request.calibration),
             "context": request.context,
             "bitwright": __version__,
@@ -101,12 +107,13 @@ class Laboratory:
         if folder.exists():
             Artifact.open(folder)
             return folder
-        calibrates = self.request.quantizer != "rtn"
+        calibrates = self.quantizer != "rtn"
         options = Options(
             plan=cell.plan,
-            quantizer=self.request.quantizer,
+            quantizer=self.quantizer,
             calibration=self.request.calibration if calibrates else None,
-            calibration_cache=self.folder / "calibration" if calibrates else None,
+            calibration_cache=self.calibration if calibrates else None,
+            codes=self.codes,
             target=cell.target,
             context=self.request.context,
         )

@@ -26,8 +26,9 @@ class StudyRequest:
         strategies: names or patterns.
         targets: names that ``Target.parse`` knows; plans for each are measured on all of them.
         profiles: folders made by ``bitwright profile``; what is missing is profiled into the report's folder.
+        latencies: files made by ``bitwright latency``, beside the user's own.
         context: cached tokens that count; None: caches do not.
-        quantizer: how weights become codes.
+        quantizer: how weights become codes; None: as in the profiles, else the best.
         calibration: text that it calibrates on; None: text that the model samples itself.
         windows: most windows of ``window`` tokens that quality is measured on; None: all.
         prompt, new, depths, repetitions: of the measurements of speed.
@@ -42,8 +43,9 @@ class StudyRequest:
     strategies: tuple[str, ...] = DEFAULT_STRATEGIES
     targets: tuple[str, ...] = ("native",)
     profiles: tuple[Path, ...] = ()
+    latencies: tuple[Path, ...] = ()
     context: int | None = None
-    quantizer: QuantizerName = "auto"
+    quantizer: QuantizerName | None = None
     calibration: Path | None = None
     windows: int | None = None
     window: int = 512
@@ -58,7 +60,7 @@ class StudyRequest:
     def __post_init__(self) -> None:
         if not self.budgets or any(budget < 1 for budget in self.budgets):
             raise UsageError("a study needs budgets", limit="at least 1 byte", remedy="pass --max-bytes 60MB")
-        if self.quantizer not in QUANTIZERS:
+        if self.quantizer not in (None, *QUANTIZERS):
             raise UsageError(f"'{self.quantizer}' is not a quantizer", limit=", ".join(QUANTIZERS), remedy="use auto")
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:

@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bitwright.allocation import Budgets, Resource
+from bitwright.allocation import Budgets
 from bitwright.drawing import write_whole
 from bitwright.errors import InfeasibleError, InputError
+from bitwright.options import QuantizerName
 from bitwright.passes.allocate.choices import Latencies
 from bitwright.plans.costs import Costs
-from bitwright.runs import Scheme
 from bitwright.sensitivity import Profile, ProfileHeader
-from bitwright.site import Site
 from bitwright.storage import cache_bytes_per_token, weights_file_bytes
 from bitwright.study.cell import Cell
 from bitwright.study.problem import Problem, Schemes
 from bitwright.study.request import StudyRequest
 from bitwright.study.restricted import retargeted
 from bitwright.study.strategy import Strategy
+
+DEFAULT_QUANTIZER: QuantizerName = "auto"
 
 Tell = Callable[[str], None]
 
@@ -57,6 +58,20 @@ class Desk:
             )
         return digests.pop()
 
+    @property
+    def quantizer(self) -> QuantizerName:
+        """The one that was asked for, else that of the profiles that were given."""
+        if self.request.quantizer is not None:
+            return self.request.quantizer
+        for path in self.request.profiles:
+            return Profile.read(path).header.quantizer  # type: ignore[return-value]  # it was one when it was profiled
+        return DEFAULT_QUANTIZER
+
+    def codes(self, profile: Profile) -> Path | None:
+        """The folder in which a profile kept codes of this study's quantizer, None if it kept none."""
+        kept = profile.folder / "codes"
+        return kept if profile.header.quantizer == self.quantizer and kept.exists() else None
+
     def profile(self, metric: str) -> Profile:
         """The profile of a metric: one that was given, one in the folder, or a new one."""
         if metric not in self._profiles:
@@ -71,9 +86,9 @@ class Desk:
         options = ProfileOptions(
             target=request.targets[0],
             metric=metric,
-            quantizer=request.quantizer,
+            quantizer=self.quantizer,
             calibration=request.calibration,
-            codes=self.folder / "codes",
+            codes=self.folder / "profiles" / metric / "codes",
         )
         return profile_model(
             request.model,
@@ -103,23 +118,22 @@ class Desk:
             cached = cache_bytes_per_token(header, schemes) * (context or 0)
             return weights_file_bytes(header, schemes, context) + cached
 
-        def milliseconds(site: Site, scheme: Scheme) -> dict[Resource, float]:
-            assert latencies is not None
-            return {"decode_ms": latencies.decode(site, scheme)}
-
-        costs = Costs(profile, context, None if latencies is None else milliseconds)
-        return Problem(costs, Budgets(max_bytes=budget, context=context), size, latencies)
+        return Problem(Costs(profile, context), Budgets(max_bytes=budget, context=context), size, latencies)
 
     def latencies(self, header: ProfileHeader) -> Latencies | None:
         """What is known of the target's kernels for this model: measured before, by ``bitwright latency``."""
         from bitwright.autotune.costs import SiteCosts
+        from bitwright.autotune.latency_file import read_table
         from bitwright.autotune.predict import Model
         from bitwright.latencies import Request, table_of
 
-        table, _ = table_of(Request(target=header.target_name))
-        if not any(anchor.model == header.digest for anchor in table.anchors):
-            return None
-        return SiteCosts(table, Model(header.sites, header.digest), context=self.request.context or 1)
+        tables = [read_table(path) for path in self.request.latencies]
+        tables.append(table_of(Request(target=header.target_name))[0])
+        for table in tables:
+            of_model = any(anchor.model == header.digest for anchor in table.anchors)
+            if table.fingerprint == header.target and of_model:
+                return SiteCosts(table, Model(header.sites, header.digest), context=self.request.context or 1)
+        return None
 
 
 def _on_each_other(own: list[Cell]) -> Iterator[Cell]:

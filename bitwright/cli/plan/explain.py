@@ -8,7 +8,14 @@ import typer
 
 from bitwright.cli import console
 from bitwright.cli.options import JsonOption
-from bitwright.cli.plan.options import ContextOption, PlanArgument, ProfileOption, read_costs, read_plan
+from bitwright.cli.plan.options import (
+    ContextOption,
+    LatenciesOption,
+    PlanArgument,
+    ProfileOption,
+    read_costs,
+    read_plan,
+)
 
 if TYPE_CHECKING:
     from bitwright.plan import Plan
@@ -25,6 +32,7 @@ def command(
     profile: ProfileOption = None,
     site: Annotated[str | None, typer.Option("--site", help="One site, with every scheme it could have.")] = None,
     context: ContextOption = None,
+    latencies: LatenciesOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show why each site of a plan got its bits.
@@ -40,7 +48,7 @@ def command(
         raise UsageError(
             f"the plan has no site {site}", where="--site", remedy="leave --site out to see the names of all"
         )
-    costs = read_costs(profile, found, context)
+    costs = read_costs(profile, found, context, latencies)
     if costs is None:
         _without_profile(found, site, json)
         return

@@ -35,8 +35,6 @@ from bitwright.storage import weights_file_bytes
 
 BUDGETS = "110,92,78,66,56,50"
 LENGTH = 512
-FITTING_UNIFORMS = 3
-"""Uniform plans that are measured for each budget: those of least predicted divergence."""
 
 
 @dataclass
@@ -142,6 +140,9 @@ def main(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")],
     budgets: Annotated[str, typer.Option(help="Bytes of the weights' file, in MB, with commas.")] = BUDGETS,
     windows: Annotated[int, typer.Option(help="Windows of the text.")] = 8,
+    uniforms: Annotated[
+        int, typer.Option(help="Uniform plans of each budget: those of least predicted divergence.")
+    ] = 3,
     plans: Annotated[int, typer.Option(help="Random plans.")] = 20,
     correct: Annotated[int, typer.Option(help="Rounds of correction of each joint plan.")] = 0,
     tiles: Annotated[int, typer.Option(help="Of the synthetic knapsack.")] = 1_000_000,
@@ -158,8 +159,8 @@ def main(
     model = pipeline.load_model(profile.header.model, lambda _: None)
     measurer = Measurer(profile, lambda _: None, model)
     simulation = measurer.simulation(windows_of(profile, model, text, windows), LENGTH // 2)
-    uniforms = uniform_plans(profile, choices)
-    sizes = [weights_file_bytes(profile.header, plan) for plan in uniforms]
+    everywhere = uniform_plans(profile, choices)
+    sizes = [weights_file_bytes(profile.header, plan) for plan in everywhere]
 
     def measure(name: str, plan: Mapping[str, Scheme], entry: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = figures.once(name, lambda: {**entry, "kl": simulation.divergence(plan)})
@@ -172,9 +173,11 @@ def main(
         entry = {"bytes": joint.bytes, "predicted": joint.predicted["kl"], "gap": joint.gap}
         measure(f"{megabytes} MB joint", joint.plan.schemes, entry)
         fitting = [
-            (predicted(choices, plan), size, plan) for plan, size in zip(uniforms, sizes, strict=True) if size <= limit
+            (predicted(choices, plan), size, plan)
+            for plan, size in zip(everywhere, sizes, strict=True)
+            if size <= limit
         ]
-        for loss, size, plan in sorted(fitting, key=lambda found: found[:2])[:FITTING_UNIFORMS]:
+        for loss, size, plan in sorted(fitting, key=lambda found: found[:2])[:uniforms]:
             linear = plan[next(s.name for s in profile.header.sites if s.kind == "linear")]
             name = f"{linear}, table {plan['table']}" if "table" in plan else str(linear)
             measure(f"{megabytes} MB uniform {name}", plan, {"bytes": size, "predicted": loss})

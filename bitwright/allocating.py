@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bitwright.allocation import RESOURCES, Allocation, Budgets, Decision, Grain, Resource
-from bitwright.errors import InfeasibleError, UsageError
+from bitwright.errors import InfeasibleError, UnsupportedError, UsageError
 from bitwright.passes.allocate.choices import Latencies, SiteChoices, Terms, choices_of, problem_of
 from bitwright.passes.allocate.dual import Infeasible
 from bitwright.passes.allocate.problem import Problem, Vertex
-from bitwright.passes.allocate.solve import Solution, solve
+from bitwright.passes.allocate.solve import Method, Solution, solve
 from bitwright.plan import Plan
 from bitwright.runs import Scheme
-from bitwright.sensitivity import Profile
+from bitwright.sensitivity import Profile, ProfileHeader
 from bitwright.storage import cache_bytes_per_token, weights_file_bytes
 
 Doubles = npt.NDArray[np.float64]
@@ -50,15 +51,34 @@ class Settings:
     factors: Mapping[str, float | Doubles] = field(default_factory=dict)
 
 
-def settings_for(profile: Profile, budgets: Budgets, grain: str) -> Settings:
+def settings_for(profile: Profile, budgets: Budgets, grain: str, table: Path | None = None) -> Settings:
     """Settings from the names that users write.
 
     Raises:
         UsageError: no grain has the name.
+        UnsupportedError, InputError: the latency table that was named knows nothing of the model, or is damaged.
     """
     if grain not in ("tile", "matrix"):
         raise UsageError(f"'{grain}' is not a grain", where="--grain", limit="tile or matrix")
-    return Settings("tile" if grain == "tile" else "matrix")
+    latencies = latencies_for(profile.header, budgets, table)
+    return Settings("tile" if grain == "tile" else "matrix", latencies=latencies)
+
+
+def latencies_for(header: ProfileHeader, budgets: Budgets, file: Path | None = None) -> Latencies | None:
+    """What `bitwright latency` measured of the model on the profile's target, None if it was never measured there.
+
+    Args:
+        file: a latency table; None: the user's own, if it has the model.
+    """
+    from bitwright.autotune.costs import SiteCosts
+    from bitwright.autotune.predict import Model
+    from bitwright.latencies import Request, table_of
+
+    table, _ = table_of(Request(target=header.target_name, output=file))
+    if file is None and not any(anchor.model == header.digest for anchor in table.anchors):
+        return None
+    expected = int(budgets.max_bytes or 0)
+    return SiteCosts(table, Model(header.sites, header.digest), budgets.context or 1, working_set=expected)
 
 
 def terms_of(budgets: Budgets, settings: Settings) -> Terms:
@@ -76,9 +96,8 @@ def terms_of(budgets: Budgets, settings: Settings) -> Terms:
             remedy="measure them with `bitwright latency MODEL`, or bound bytes instead",
         )
     activations = settings.activations or ((8, 16) if timed else (8,))
-    return Terms(
-        settings.grain, activations, budgets.context or 0, budgets.prompt, settings.latencies, settings.factors
-    )
+    latencies = settings.latencies if timed else None
+    return Terms(settings.grain, activations, budgets.context or 0, budgets.prompt, latencies, settings.factors)
 
 
 def site_choices(
@@ -114,11 +133,11 @@ def allocate(profile: Profile, budgets: Budgets, settings: Settings | None = Non
     problem = problem_of(choices, fixed, max_runs)
     limits = _limits(profile, budgets)
     objective = RESOURCES.index(budgets.objective)
-    exact = settings.grain == "matrix" or max_runs == 1
+    method: Method = "exact" if settings.grain == "matrix" else "columns"
     aim = dict(limits)
     best: tuple[Solution, dict[str, Scheme], int] | None = None
     for _ in range(EXACT_ROUNDS):
-        found = solve(problem, objective, aim, "exact" if exact and settings.grain == "matrix" else "columns")
+        found = solve(problem, objective, aim, method)
         if isinstance(found, Infeasible):
             if best is not None:
                 break
@@ -187,9 +206,7 @@ def _allocation(
     by_number: dict[int, Doubles] = {}
     for block, used in zip(problem.blocks, solution.vertex.by_site, strict=True):
         by_number |= {number: used[:, row] for row, number in enumerate(block.sites)}
-    predicted = {"kl": float(uses[0])}
-    if settings.latencies is not None:
-        predicted |= {"decode_ms": float(uses[2]), "prefill_ms": float(uses[3])}
+    predicted = {"kl": float(uses[0]), **_times(profile, budgets, settings.latencies, schemes)}
     objective = float(uses[RESOURCES.index(budgets.objective)])
     prices: dict[Resource, float] = {RESOURCES[number]: price for number, price in solution.prices.items()}
     allocation = Allocation(
@@ -209,6 +226,21 @@ def _allocation(
     notes |= {"metric": profile.header.metric, "quantizer": profile.header.quantizer}
     notes |= {"calibration": profile.header.calibration, **allocation.to_json()}
     return replace(allocation, plan=replace(allocation.plan, notes=notes))
+
+
+def _times(
+    profile: Profile, budgets: Budgets, latencies: Latencies | None, schemes: Mapping[str, Scheme]
+) -> dict[str, float]:
+    """Milliseconds of a step and of the prompt; empty if they are unknown for any scheme in use."""
+    if latencies is None:
+        return {}
+    pairs = [(site, schemes[site.name]) for site in profile.header.sites]
+    try:
+        decode = latencies.decode_fixed + sum(latencies.decode(site, scheme) for site, scheme in pairs)
+        prefill = latencies.prefill_fixed + sum(latencies.prefill(site, scheme) for site, scheme in pairs)
+    except UnsupportedError:
+        return {}
+    return {"decode_ms": decode, "prefill_ms": prefill * budgets.prompt / latencies.chunk}
 
 
 def _infeasible(problem: Problem, limits: Mapping[int, float], proof: Infeasible) -> InfeasibleError:

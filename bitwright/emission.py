@@ -17,7 +17,7 @@ from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import StepProgram
 from bitwright.codegen.step.schedule import Schedule, Task, schedule
 from bitwright.errors import UsageError
-from bitwright.options import Options, QuantizerName
+from bitwright.options import Options
 from bitwright.plan import Plan
 from bitwright.program import Parameter, Program
 from bitwright.runs import MixedScheme
@@ -41,9 +41,15 @@ def write(
     options: Options,
     output: Path,
     tell: Callable[[str], None],
-    digests: Mapping[str, str] | None = None,
+    digests: Mapping[str, str],
+    quantization: str,
 ) -> Artifact:
-    """Generate code, quantize the weights as they are written (one matrix at a time), and write the folder."""
+    """Generate code, quantize the weights as they are written (one matrix at a time), and write the folder.
+
+    Args:
+        digests: for the manifest.
+        quantization: a sentence on how weights became codes, for the report.
+    """
     from bitwright.codegen.build import build_library
     from bitwright.codegen.step.emit import step_functions
     from bitwright.runtime.artifact import Interface, ModelRecord, StateTensor, TargetRecord, write_artifact
@@ -103,7 +109,7 @@ def write(
         tokenizer_json=imported.tokenizer_json,
         chat_template=imported.chat_template,
         generation=imported.generation or None,
-        report=_report(imported, program, plan, target, options.quantizer),
+        report=_report(imported, program, plan, target, quantization),
         scheme=_summary(plan),
         digests=digests,
         overwrite=options.overwrite,
@@ -241,14 +247,14 @@ def _summary(plan: Plan) -> dict[str, str]:
     return {kind: ", ".join(f"{name} x{n}" for name, n in found.items()) for kind, found in counts.items()}
 
 
-def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target, quantizer: QuantizerName) -> str:
+def _report(imported: ImportedModel, program: Program, plan: Plan, target: Target, quantization: str) -> str:
     total = sum(parameter.nbytes for parameter in program.parameters.values())
     lines = [
         f"# {imported.name}",
         "",
         f"Compiled for {target.name} ({target.cpu or 'any CPU'} of {target.triple}, fingerprint {target.fingerprint}).",
         f"Context {min(program.capacity, imported.context)} tokens. Weights {total:,} bytes as stored.",
-        f"Quantized by {quantizer}.",
+        quantization,
         "",
         _decode_line(program),
         "",

@@ -19,7 +19,7 @@ from bitwright.plan import uniform_plan
 from bitwright.runs import parse_weights
 from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.target import Target
-from bitwright.tuning import CANDIDATE_SECONDS, require_runnable
+from bitwright.tuning import require_runnable
 
 if TYPE_CHECKING:
     from bitwright.autotune.anchor import Anchor
@@ -42,8 +42,11 @@ CACHES = ("k16v16", *(f"k{bits}g32v{bits}g32" for bits in (8, 6, 5, 4, 3, 2)))
 ANCHOR_CACHES = "k16v16"
 PROMPT_SIZES = (DEFAULT_CHUNK // 4, DEFAULT_CHUNK)
 CONTEXTS = (256, DEFAULT_CONTEXT)
-BATCH = 96
+BATCH = 128
 """Kernels that are timed in turns."""
+
+BATCH_SECONDS = 300.0
+"""Timing a batch takes seconds; a machine that takes longer than this is not fit for it."""
 
 REPETITIONS = 3
 
@@ -160,10 +163,10 @@ def workloads(model: Model, request: Request, threads: Sequence[int], isa: Isa) 
                         yield Workload(ATTENTION, (*shape, context), names, 1, count, isa.name)
 
 
-def working_sets(target: Target) -> tuple[int, int]:
-    """Bytes that kernels are timed in: twice and four times the last cache level."""
+def working_sets(target: Target) -> tuple[int, ...]:
+    """Bytes that kernels are timed in: a little more than the last cache level, and up to four times as many."""
     last = max(target.caches.values(), default=32 << 20)
-    return 2 * last, 4 * last
+    return last * 3 // 2, last * 5 // 2, 4 * last
 
 
 def measure_kernels(table: LatencyTable, path: Path, wanted: Sequence[Workload], target: Target, tell: Tell) -> None:
@@ -175,7 +178,7 @@ def measure_kernels(table: LatencyTable, path: Path, wanted: Sequence[Workload],
 
     left = missing(table, wanted, working_sets(target))
     done, total = 0, len(left)
-    with IsolatedWorker(ENTRY, CANDIDATE_SECONDS) as worker:
+    with IsolatedWorker(ENTRY, BATCH_SECONDS) as worker:
         while left:
             batch, left = left[:BATCH], left[BATCH:]
             for number, (workload, _) in enumerate(batch, start=1):

@@ -178,10 +178,10 @@ class _Reader:
         found = {}
         for kind, tokens in (("decoding", 1), ("prompts", DEFAULT_CHUNK)):
             try:
-                prices = self.table.prices(tokens, threads, None)
+                prices = self.table.prices(tokens, threads)
             except UnsupportedError:
                 continue
-            nearest = prices[max(prices)]
+            nearest = prices[max(prices)][max(prices[max(prices)])]
             found[f"{kind}, other shapes"] = nearest.error
             found[f"{kind}, other schemes"] = nearest.scheme_error
         return found

@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +96,13 @@ class Moments:
         store: where they lie.
         activations: name of a weight parameter in the IR (as ``Site.weight``) to the activation it multiplies.
         tokens: number of tokens the moments are means over.
+        factors: what each element of an activation has been divided by since, float32 [width], by activation.
     """
 
     store: MomentStore
     activations: Mapping[str, str]
     tokens: int
+    factors: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -109,4 +111,7 @@ class Moments:
     def of(self, weight: str) -> Floats | None:
         """E[x x^T] of the weight's input, float32 [inputs, inputs]; None for a weight that multiplies nothing."""
         activation = self.activations.get(weight)
-        return None if activation is None else self.store.get(activation)
+        if activation is None:
+            return None
+        moment, factors = self.store.get(activation), self.factors.get(activation)
+        return moment if factors is None else moment / np.outer(factors, factors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,7 +13,7 @@ from bitwright.scheme import CacheScheme, LinearScheme
 
 DEFAULT_SCHEME = "u4g32a8"
 DEFAULT_CONTEXT = 2048
-DEFAULT_CHUNK = 256
+DEFAULT_CHUNK = 512
 LARGEST_CHUNK = 4096
 
 QuantizerName = Literal["rtn", "clip", "gptq", "auto"]
@@ -29,10 +30,12 @@ class Options:
         table: of embedding and lm_head, when there is no plan; None: the same as ``scheme``.
         cache_bits: 16 or 32, when there is no plan; None: 32 for ``f32``, else 16.
         keys, values: of the K and of the V caches, when there is no plan; None: floats of ``cache_bits``.
+        caches: of each cache site, by its name, when there is no plan, instead of ``keys`` and ``values``.
         plan: schemes by site, instead of all above.
         quantizer: how weights become codes.
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
+        equalise: move factors between neighbouring layers first, so that channels share scales better.
         codes: folder of a profile's kept codes, made of the same model by the same quantizer.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
         target: a name that ``Target.parse`` knows.
@@ -48,10 +51,12 @@ class Options:
     cache_bits: int | None = None
     keys: CacheScheme | None = None
     values: CacheScheme | None = None
+    caches: Mapping[str, CacheScheme] | None = None
     plan: Plan | None = None
     quantizer: QuantizerName = "rtn"
     calibration: Path | None = None
     calibration_cache: Path | None = None
+    equalise: bool = False
     codes: Path | None = None
     distill: int = 0
     target: str = "native"
@@ -76,26 +81,60 @@ class Options:
                 where="--distill",
                 remedy="name one with --calibration: some hundred thousand tokens of what the model will read",
             )
-        if self.quantizer == "rtn" and not self.distill and (self.calibration or self.calibration_cache):
+        calibrates = self.quantizer != "rtn" or self.distill or self.maps_keys
+        if not calibrates and (self.calibration or self.calibration_cache):
             raise UsageError(
                 "round-to-nearest does not calibrate",
                 where="--calibration" if self.calibration else "--calibration-cache",
+                remedy="choose a quantizer that does, such as --quantizer auto, or mapped keys such as --kv k4rowm",
+            )
+        if self.equalise and self.quantizer == "rtn":
+            raise UsageError(
+                "equalisation needs calibration, and round-to-nearest does not calibrate",
+                where="--equalise",
                 remedy="choose a quantizer that does, such as --quantizer auto",
+            )
+        if self.equalise and self.codes is not None:
+            raise UsageError(
+                "a profile's codes are those of the weights as they were",
+                where="--equalise",
+                remedy="leave --equalise out, or the profile's codes",
             )
         if self.cache_bits not in (None, 16, 32):
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
 
+    @property
+    def maps_keys(self) -> bool:
+        """Some keys are stored mapped, which asks for calibration."""
+        planned = self.plan.schemes.values() if self.plan else (self.keys,)
+        return any(isinstance(scheme, CacheScheme) and scheme.keeps_first for scheme in planned)
+
     def describe(self) -> str:
         """The resolved options in one line."""
         given = [str(scheme) for scheme in (self.keys, self.values) if scheme is not None]
+        if self.caches is not None:
+            given = ["chosen one by one"]
         caches = f", caches {' '.join(given)}" if given else ""
         schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
         distilled = f" and {self.distill} steps of distillation" if self.distill else ""
         schemes = "by plan" if self.plan else schemes
+        quantizer = f"{self.quantizer}{', equalised' if self.equalise else ''}"
         return (
-            f"{schemes}, quantizer {self.quantizer}{distilled}, target {self.target}, "
+            f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"
         )
+
+
+def _chosen_caches(profile: str | Path | None, bits: float | None) -> Mapping[str, CacheScheme]:
+    if profile is None or bits is None:
+        raise UsageError(
+            "caches are chosen from a profile, for a number of bits",
+            where="--kv auto",
+            remedy="run bitwright profile MODEL -o DIR, and add --profile DIR --kv-bits 4.25",
+        )
+    from bitwright.cache_choice import caches_of_profile
+
+    return caches_of_profile(Path(profile), bits).schemes
 
 
 def parse_caches(text: str) -> dict[str, CacheScheme]:
@@ -121,11 +160,13 @@ def make_options(
     scheme: str | None = None,
     table: str | None = None,
     kv: str | None = None,
-    kv_bits: int | None = None,
+    kv_bits: float | None = None,
+    profile: str | Path | None = None,
     plan: str | Path | None = None,
     quantizer: str = "rtn",
     calibration: str | Path | None = None,
     calibration_cache: str | Path | None = None,
+    equalise: bool = False,
     distill: int = 0,
     target: str = "native",
     context: int | None = None,
@@ -147,17 +188,26 @@ def make_options(
             where=", ".join(name for name, value in given.items() if value is not None),
             remedy="edit the plan, or leave --plan out",
         )
+    chosen = _chosen_caches(profile, kv_bits) if kv == "auto" else None
+    if chosen is not None:
+        kv, kv_bits = None, None
+    if kv_bits is not None and kv_bits not in (16, 32):
+        raise UsageError(
+            f"a cache of {kv_bits:g} bits", limit="16 or 32, or with --kv auto any number", remedy="add --kv auto"
+        )
     caches = parse_caches(kv or "")
     return Options(
         scheme=LinearScheme.parse(DEFAULT_SCHEME if scheme is None else scheme),
         table=None if table is None else LinearScheme.parse(table),
-        cache_bits=kv_bits,
+        cache_bits=None if kv_bits is None else int(kv_bits),
+        caches=chosen,
         keys=caches.get("k"),
         values=caches.get("v"),
         plan=None if plan is None else Plan.read(Path(plan)),
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=None if calibration is None else Path(calibration),
         calibration_cache=None if calibration_cache is None else Path(calibration_cache),
+        equalise=equalise,
         distill=distill,
         target=target,
         context=context,

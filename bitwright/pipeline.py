@@ -7,24 +7,29 @@ between import and code generation is a pass of ``passes/``; with ``dump_ir`` th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
 from bitwright.calibration import calibrated
-from bitwright.distillation import distilled
+from bitwright.equalisation import equalised
 from bitwright.errors import InputError, UsageError
+from bitwright.key_calibration import calibrated_key_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
+from bitwright.quantization import quantization
 from bitwright.target import Target
 
 if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules
     from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
+    from bitwright.keymap import KeyMap
     from bitwright.passes.base import Pass
     from bitwright.passes.quantizers.matrix import Quantizer
     from bitwright.program import Parameter
@@ -46,12 +51,14 @@ def transformations(
     target: Target,
     schedules: Schedules | None = None,
     quantizer_of: Callable[[Parameter], Quantizer] | None = None,
+    key_maps: Mapping[int, KeyMap] = MappingProxyType({}),
 ) -> list[Pass]:
     """The phases between finding the sites and code generation, in order.
 
     Args:
         schedules: choose kernels' knobs.
         quantizer_of: turns matrices into codes when the weights are written; None: round to nearest.
+        key_maps: by layer, of the layers whose keys the plan stores mapped.
     """
     from bitwright.codegen.isa import select_isa
     from bitwright.codegen.linear import default_schedule
@@ -62,6 +69,7 @@ def transformations(
     from bitwright.passes.fuse_linears import FuseLinears
     from bitwright.passes.fuse_quantize import FuseQuantize
     from bitwright.passes.lower import Lower
+    from bitwright.passes.map_keys import MapKeys
     from bitwright.passes.pack_arguments import PackArguments
     from bitwright.passes.quantize import Quantize
     from bitwright.passes.quantizers.sites import SiteQuantizers
@@ -69,6 +77,7 @@ def transformations(
     isa = select_isa(target.features)
     return [
         Annotate(plan),
+        MapKeys(key_maps),
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
@@ -100,9 +109,7 @@ def compile_model(
     Raises:
         InputError, UnsupportedError, UsageError: see the frontend, the passes and the artifact writer.
     """
-    from bitwright.passes.quantizers.kept import KeptCodes, KeptQuantizers
-    from bitwright.passes.quantizers.ready import ReadyMatrices
-    from bitwright.passes.quantizers.sites import SiteQuantizers
+    from bitwright.passes.base import with_event
     from bitwright.runtime.artifact import check_destination
 
     options = options or Options()
@@ -117,27 +124,21 @@ def compile_model(
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
-
-        def quantizing(matrix: str) -> None:
-            tell(f"quantize {matrix}")
-
-        quantizer_of: Callable[[Parameter], Quantizer] = SiteQuantizers(options.quantizer, moments, quantizing)
-        if options.codes is not None:
-            rows = {site.weight: (site.name, site.shape[0]) for site in program.sites if site.weight}
-            quantizer_of = KeptQuantizers(KeptCodes(options.codes), rows, quantizer_of)
-        digests = {"tuning": schedules.digest} if schedules.used else {}
-        if moments is not None:
-            digests["calibration"] = moments.digest
-        if options.distill:
-            trained = distilled(imported, program, plan, options, quantizer_of, tell)
-            quantizer_of = ReadyMatrices(trained.matrices, quantizer_of)
-            digests["distillation"] = trained.digest
-        phases = transformations(options, plan, target, schedules, quantizer_of)
+        equal = equalised(imported, moments) if options.equalise and moments is not None else None
+        if equal is not None:
+            imported, moments = equal.model, equal.moments
+            program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
+        coding = quantization(imported, program, plan, options, moments, tell)
+        key_maps = calibrated_key_maps(imported, options, plan, tell)
+        phases = transformations(options, plan, target, schedules, coding.quantizer_of, key_maps)
         for number, phase in enumerate(phases, start=3):
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
-        return emission.write(imported, program, plan, target, options, output, tell, digests)
+        digests = {**coding.digests, **({"tuning": schedules.digest} if schedules.used else {})}
+        if equal is not None:
+            digests["equalisation"] = equal.digest
+        return emission.write(imported, program, plan, target, options, output, tell, digests, coding.description)
 
 
 def tuned_schedules(options: Options, target: Target) -> TunedSchedules:
@@ -222,7 +223,7 @@ def capacity(imported: ImportedModel, options: Options) -> int:
 
 def _uniform(program: Program, imported: ImportedModel, options: Options, target: Target) -> Plan:
     single = options.scheme.weight.is_float and options.scheme.weight.bits == 32
-    return uniform_plan(
+    plan = uniform_plan(
         program.sites,
         options.scheme,
         table=options.table,
@@ -232,6 +233,9 @@ def _uniform(program: Program, imported: ImportedModel, options: Options, target
         model=imported.digest,
         target=target.fingerprint,
     )
+    if options.caches is None:
+        return plan
+    return replace(plan, schemes={**plan.schemes, **options.caches}, notes={"strategy": "uniform, caches chosen"})
 
 
 def _dump(folder: Path | None, number: int, name: str, program: Program) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,15 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.jobs < 1:
             raise UsageError(f"{self.tokens} tokens, {self.jobs} jobs", limit="at least 1 of each")
-        _ = self.weights, self.caches
+        _ = self.weights
+        for scheme in self.caches:
+            if scheme.mapped and scheme.tensor == "k":
+                raise UnsupportedError(
+                    f"a profile of {scheme}",
+                    where="--schemes",
+                    limit="mapped keys need the map that compiling calibrates",
+                    remedy=f"profile {replace(scheme, mapped=False)}, and write {scheme} into the plan by hand",
+                )
 
     @property
     def weights(self) -> tuple[WeightScheme, ...]:

@@ -7,6 +7,7 @@ operator              arguments                                       attributes
 ===================== =============================================== ===========================================
 linear                x [n, K], weight [N, K] [, bias [N]]            site, scheme
 embedding             ids [n], table [V, K]                           site, scheme
+head_map              x [n, H*D], matrices [G, D, D] [, shift]        heads
 rope                  x [n, H*D], cos [P, R/2], sin, positions [n]    heads, rotary_dim, interleaved
 attention             q, k, v, k_cache, v_cache, position (shape)     q_heads, kv_heads, scale, softcap, window,
                                                                       layer, k_scheme, v_scheme
@@ -109,6 +110,7 @@ def _infer_add_norm_quantized(call: Any, _context: Any) -> Any:
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "linear": _infer_linear,
     "embedding": _infer_embedding,
+    "head_map": _infer_same,
     "rope": _infer_same,
     "attention": _infer_attention,
     "attention_full": _infer_attention,

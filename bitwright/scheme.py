@@ -13,6 +13,8 @@ A scheme prints and parses as a short name:
 ``k16``    a K cache in half precision (``k32``: single); ``v16``, ``v32`` likewise for V
 ``k4g32``  a K cache of 4-bit codes: in every token, 32 elements of a head share a scale and a zero point
 ``v3row``  a V cache of 3-bit codes with one scale and zero point per token and head
+``k4rowm`` keys that a calibrated map evens out before they are quantized, and the first token exact as well
+``v4rowm`` values that an orthonormal map evens out
 ========== =====================================================================================================
 
 A linear layer's scheme is a weight scheme followed by an activation scheme: ``u4g32a8``.
@@ -36,7 +38,7 @@ CODEBOOK_BYTES = 64
 
 _WEIGHT = re.compile(r"(?P<kind>[uc])(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))(?P<zero>z?)|f(?P<float>\d+)")
 _ACTIVATION = re.compile(r"a(?P<bits>\d+)")
-_CACHE = re.compile(r"(?P<tensor>[kv])(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))?")
+_CACHE = re.compile(r"(?P<tensor>[kv])(?P<bits>\d+)(?:(?:g(?P<group>\d+)|(?P<row>row))(?P<mapped>m?))?")
 CACHE_GROUPS = (16, 32, 64, 128)
 
 _EXAMPLES = "u4g32a8, u4g32za16, u3g64a8, u8rowa8, c4g32a8, f16, f32"
@@ -215,14 +217,21 @@ class CacheScheme:
         tensor: ``k`` or ``v``.
         bits: 16 or 32 for floats; else the width of one code.
         group: elements of a token's head that share a scale and a zero point; 0 means the whole head (and floats).
+        mapped: packed caches only. Keys: an affine map per head, calibrated, spreads what matters to the scores evenly
+            over the elements before they are quantized (``keymap.py``), and the first token, which many heads attend
+            to most, is kept in half precision too. Values: an orthonormal map (Hadamard) does, and is undone behind
+            the attention.
     """
 
     tensor: Literal["k", "v"]
     bits: int = 16
     group: int = 0
+    mapped: bool = False
 
     def __post_init__(self) -> None:
         known = (self.bits in BITS and self.group in (0, *CACHE_GROUPS)) or (self.bits in (16, 32) and not self.group)
+        if self.mapped and self.is_float:
+            known = False
         if self.tensor not in ("k", "v") or not known:
             raise _no_cache_scheme(self.name)
 
@@ -233,13 +242,14 @@ class CacheScheme:
             raise _no_cache_scheme(text)
         if match["row"] is None and match["group"] is not None and int(match["group"]) == 0:
             raise _no_cache_scheme(text)
-        return cls(match["tensor"], int(match["bits"]), int(match["group"] or 0))  # type: ignore[arg-type]  # k or v
+        tensor: Literal["k", "v"] = "k" if match["tensor"] == "k" else "v"
+        return cls(tensor, int(match["bits"]), int(match["group"] or 0), bool(match["mapped"]))
 
     @property
     def name(self) -> str:
         if self.bits in (16, 32):
             return f"{self.tensor}{self.bits}"
-        return f"{self.tensor}{self.bits}{f'g{self.group}' if self.group else 'row'}"
+        return f"{self.tensor}{self.bits}{f'g{self.group}' if self.group else 'row'}{'m' if self.mapped else ''}"
 
     def __str__(self) -> str:
         return self.name
@@ -261,11 +271,20 @@ class CacheScheme:
         codes = (head_dim + padding) * self.bits // 8
         return heads * (codes + self.groups(head_dim) * (SCALE_BYTES + ZERO_POINT_BYTES))
 
+    def fixed_bytes(self, heads: int, head_dim: int) -> int:
+        """Bytes beside those of the tokens: the exact first token of mapped keys."""
+        return heads * head_dim * 2 if self.keeps_first else 0
+
+    @property
+    def keeps_first(self) -> bool:
+        """The first token is kept in half precision too."""
+        return self.mapped and self.tensor == "k"
+
 
 def _no_cache_scheme(text: str) -> UsageError:
     widths, groups = ", ".join(map(str, BITS)), ", ".join(map(str, CACHE_GROUPS))
     return UsageError(
         f"'{text}' is not a cache scheme",
-        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row",
-        remedy="use a name such as k16, k8g32, v4g32 or v4row",
+        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row, and m for mapped",
+        remedy="use a name such as k16, k8g32, k4rowm, v4g32 or v4row",
     )

@@ -41,7 +41,7 @@ class Target:
     Attributes:
         name: what the user asked for.
         triple: LLVM target triple.
-        cpu: LLVM's CPU model (scheduling), possibly empty.
+        cpu: LLVM's CPU model, possibly empty.
         features: LLVM feature names that generated code may use.
         cores: threads that run kernels.
         caches: bytes by level ("L1d", "L2", "L3") as the operating system reports them.
@@ -73,13 +73,23 @@ class Target:
         """Features that code compiled for this target may execute, sorted."""
         return tuple(sorted(self.features & _EXECUTABLE))
 
+    @property
+    def scheduled_for(self) -> str:
+        """The CPU model that LLVM orders instructions for.
+
+        Kernels are written in the order that their memory streams want. LLVM's models of particular CPUs with AVX-512
+        reorder loads: steps are 8 to 11 % slower with ``znver5``'s on that very CPU than with the level's general one.
+        """
+        level, features = NAMED["avx512vnni-novbmi"]
+        return level if self.cpu and self.features.issuperset(features) else self.cpu
+
     def tvm(self) -> Any:
         """The ``tvm.target.Target`` that generates code for exactly these features."""
         import tvm
 
         config: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "num-cores": self.cores}
         if self.cpu:
-            config["mcpu"] = self.cpu
+            config["mcpu"] = self.scheduled_for
         attributes = [f"+{f}" for f in sorted(self.features)] + [f"-{f}" for f in sorted(self.disabled)]
         if attributes:
             config["mattr"] = attributes

@@ -14,7 +14,7 @@ import pytest
 from bitwright import pipeline
 from bitwright.allocating import Settings, allocate, site_choices
 from bitwright.allocation import Budgets
-from bitwright.errors import InfeasibleError, InputError, UsageError
+from bitwright.errors import InfeasibleError, InputError, UnsupportedError, UsageError
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options
 from bitwright.plan import Plan
@@ -199,6 +199,25 @@ def test_a_bound_on_time_holds_and_uses_16_bits_where_they_pay(profile: Profile)
     assert tight.predicted["decode_ms"] <= 1.5 < loose.predicted["decode_ms"]
     assert "decode_ms" in tight.binding and "bytes" in loose.binding
     assert any("a16" in str(scheme) for scheme in loose.plan.schemes.values())
+
+
+@dataclass(frozen=True)
+class Partial(Bandwidth):
+    """Codebooks were never timed."""
+
+    def decode(self, site: Site, scheme: WeightsScheme | CacheScheme) -> float:
+        if "c" in str(scheme):
+            raise UnsupportedError(f"{scheme} was not measured")
+        return super().decode(site, scheme)
+
+
+def test_schemes_that_were_never_timed_are_no_choice_under_a_bound_on_time(profile: Profile) -> None:
+    budgets = Budgets(max_bytes=budget(profile, 0.3), max_decode_ms=100.0)
+    timed = allocate(profile, budgets, Settings(latencies=Partial()))
+    assert not any("c" in str(scheme) for scheme in timed.plan.schemes.values())
+    free = allocate(profile, Budgets(max_bytes=budget(profile, 0.3)), Settings(latencies=Partial()))
+    assert any("c" in str(scheme) for scheme in free.plan.schemes.values())
+    assert set(free.predicted) == {"kl"} and set(timed.predicted) == {"kl", "decode_ms", "prefill_ms"}
 
 
 def test_a_bound_on_time_needs_latencies(profile: Profile) -> None:

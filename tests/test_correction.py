@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from bitwright.allocating import Settings, allocate
 from bitwright.allocation import Budgets
 from bitwright.contributions import contributions
 from bitwright.correction import LEAST, MOST, Measurer, allocate_corrected, corrected
+from bitwright.cross_check import cross_check
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.plan import uniform_plan
@@ -121,3 +123,12 @@ def test_a_corrected_plan_is_never_worse_on_the_held_out_text_and_says_what_was_
     assert found.plan.notes["measured"]["kl"] == found.measured["kl"]
     assert measurer.held_out.divergence(found.plan.schemes) == found.measured["kl"]
     assert found.bytes <= 4.5 * sum(site.parameters for site in measurer.profile.header.sites) / 8
+
+
+def test_scores_rank_sites_as_their_own_divergences_do(measurer: Measurer, tmp_path: Path) -> None:
+    found = cross_check(measurer.profile, 24, measurer)
+    assert len(found.checks) == 24
+    assert found.rank_correlation > 0.9
+    assert 0.5 < found.ratio < 2
+    found.write(tmp_path / "check.json")
+    assert json.loads((tmp_path / "check.json").read_text())["checks"][0]["site"] == found.checks[0].site

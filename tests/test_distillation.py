@@ -114,6 +114,7 @@ def test_the_artifact_computes_what_was_trained(model: ImportedModel, text: Path
     program, plan, result = run(model, options)
     artifact = pipeline.compile_model(model, tmp_path / "out", options)
     assert artifact.manifest.digests["distillation"] == result.digest
+    assert f"{result.after:.4f} after" in (artifact.folder / "report.md").read_text()
     interpreter = Interpreter(model.graph)
     ids = np.arange(40) % 101
     plain = interpreter.logits(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def test_features_hidden_by_a_hypervisor_are_disabled() -> None:
     target = Target.parse("native")
     assert not target.disabled & target.features
     assert not any(_allows(target, feature) for feature in target.disabled)
+
+
+def test_machines_with_avx512_are_scheduled_for_the_level_and_no_others() -> None:
+    native = Target.parse("native")
+    level = replace(native, cpu="znver5", features=frozenset((*NAMED["avx512vnni"][1], "avx512bf16")))
+    assert level.scheduled_for == "x86-64-v4"
+    assert replace(level, features=frozenset(NAMED["avx2"][1])).scheduled_for == "znver5"
+    assert Target.parse("generic").scheduled_for == ""
+    assert native.tvm().attrs["mcpu"] == native.scheduled_for
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))

@@ -97,11 +97,20 @@ class SiteCosts:
         return self._scales[1] * self._rows(site, scheme, tokens)
 
     def _rows(self, site: Site, scheme: WeightsScheme, tokens: int) -> float:
-        outputs, inputs = site.shape
+        shape = (self._outputs[site.group or site.name], site.shape[1])
         return sum(
-            run.rows * self.table.row_milliseconds(str(run.scheme), inputs, tokens, self._threads, self._size)
-            for run in runs_of(scheme, outputs)
+            run.rows * self.table.row_milliseconds(str(run.scheme), shape, tokens, self._threads, self._size)
+            for run in runs_of(scheme, site.shape[0])
         )
+
+    @cached_property
+    def _outputs(self) -> dict[str, int]:
+        """Rows of the product that a site is part of, by its group, or its name if it stands alone."""
+        found: dict[str, int] = {}
+        for site in self.model.sites:
+            key = site.group or site.name
+            found[key] = found.get(key, 0) + site.shape[0]
+        return found
 
     def _cache(self, site: Site, scheme: CacheScheme) -> float:
         """Half of what both caches of this scheme cost together, less half of the anchor's."""

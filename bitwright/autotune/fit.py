@@ -1,10 +1,11 @@
 """What a matrix product costs, from measurements of others: calls, rows and weights, each with a price.
 
-    seconds = call + sum over runs of rows * (row + inputs * rate[scheme])              call, row, rate >= 0
+    seconds = shape * (call + sum over runs of rows * (row + inputs * rate[scheme]))      call, row, rate >= 0
 
 ``rate`` is the seconds that one weight of a scheme takes, be it bandwidth or arithmetic that bounds them. Calls and
 rows cost the same whatever the scheme, so that one measured shape gives a scheme's rate. The rate of a scheme that was
-not measured is put together from what its parts cost in others:
+not measured is put together from what its parts cost in others. ``shape`` corrects products of a shape that was
+measured at some schemes, such as long streams, which are read faster:
 
     rate = width[kind, bits] + (scale + zero points * zero) / group + second term * (term + term_scale / group)
 
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,7 @@ class Fit:
     Attributes:
         call, row: seconds of each call and of each output.
         rates: seconds of each weight, by scheme.
+        shapes: correction by (outputs, inputs) of a product.
         parts: prices that make up the rate of other schemes, by what is priced.
         error: mean relative error of a product of measured schemes; ``scheme_error``: of one that was not measured.
     """
@@ -45,6 +48,7 @@ class Fit:
     call: float
     row: float
     rates: Mapping[LinearScheme, float]
+    shapes: Mapping[tuple[int, int], float]
     parts: Mapping[str, float]
     error: float
     scheme_error: float
@@ -55,11 +59,13 @@ class Fit:
         Raises:
             UnsupportedError: nothing of a run's width was measured.
         """
-        return self.call + math.fsum(run.rows * self.per_row(run.scheme, inputs) for run in runs)
+        outputs = sum(run.rows for run in runs)
+        rows = math.fsum(run.rows * self.per_row(run.scheme, outputs, inputs) for run in runs)
+        return self.call * self.shapes.get((outputs, inputs), 1.0) + rows
 
-    def per_row(self, scheme: LinearScheme, inputs: int) -> float:
-        """Seconds that each row of a scheme adds to a call."""
-        return self.row + inputs * self.rate(scheme)
+    def per_row(self, scheme: LinearScheme, outputs: int, inputs: int) -> float:
+        """Seconds that each row of a scheme adds to a call of a product of this shape."""
+        return (self.row + inputs * self.rate(scheme)) * self.shapes.get((outputs, inputs), 1.0)
 
     def rate(self, scheme: LinearScheme) -> float:
         if scheme in self.rates:
@@ -82,12 +88,12 @@ class Fit:
 
 def fit(measurements: Sequence[Measurement]) -> Fit:
     """The prices that explain the measurements of one kind of kernel best."""
-    call, row, rates = _prices(measurements)
-    parts = _parts(rates)
-    return Fit(call, row, rates, parts, _shape_error(measurements), _scheme_error(rates))
+    found = _prices(measurements)
+    return replace(found, error=_shape_error(measurements), scheme_error=_scheme_error(found.rates))
 
 
-def _prices(measurements: Sequence[Measurement]) -> tuple[float, float, dict[LinearScheme, float]]:
+def _prices(measurements: Sequence[Measurement]) -> Fit:
+    """All but the errors."""
     schemes = sorted({run.scheme for runs, _, _ in measurements for run in runs})
     rows = np.zeros((len(measurements), 2 + len(schemes)))
     for index, (runs, inputs, seconds) in enumerate(measurements):
@@ -96,8 +102,13 @@ def _prices(measurements: Sequence[Measurement]) -> tuple[float, float, dict[Lin
         for run in runs:
             rows[index, 2 + schemes.index(run.scheme)] += run.rows * inputs
         rows[index] /= seconds
-    found = _solve(rows)
-    return float(found[0]), float(found[1]), dict(zip(schemes, found[2:].tolist(), strict=True))
+    call, row, *rates = _solve(rows).tolist()
+    plain = Fit(call, row, dict(zip(schemes, rates, strict=True)), {}, {}, 0.0, 0.0)
+    ratios: dict[tuple[int, int], list[float]] = {}
+    for runs, inputs, seconds in measurements:
+        shape = (sum(run.rows for run in runs), inputs)
+        ratios.setdefault(shape, []).append(seconds / plain.seconds(runs, inputs))
+    return replace(plain, shapes={shape: median(found) for shape, found in ratios.items()}, parts=_parts(plain.rates))
 
 
 def _parts(rates: Mapping[LinearScheme, float]) -> dict[str, float]:
@@ -144,9 +155,7 @@ def _shape_error(measurements: Sequence[Measurement]) -> float:
         rest = [m for index, m in enumerate(measurements) if index != left_out]
         if not {run.scheme for run in runs} <= {run.scheme for others, _, _ in rest for run in others}:
             return None
-        call, row, rates = _prices(rest)
-        found = call + math.fsum(run.rows * (row + inputs * rates[run.scheme]) for run in runs)
-        return abs(found / seconds - 1)
+        return abs(_prices(rest).seconds(runs, inputs) / seconds - 1)
 
     return _mean(predict, len(measurements))
 

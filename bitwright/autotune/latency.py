@@ -2,7 +2,7 @@
 
 ``LatencyTable`` answers from measurements of kernels inside a decode step (``chain``) or, for many tokens, of their
 calls. How fast weights arrive depends on how much of all weights stays in the last cache level, so decode kernels are
-timed in two *working sets*, twice and four times that level; a model's own size lies between them, below or above.
+timed in several *working sets*, 1.5 to four times that level; a model's own size lies between them, below or above.
 
 A product that was not measured is predicted by ``fit`` from those that were, with the error that leaving them out one
 by one showed. ``anchors`` hold what whole compiled models take (``anchor``). A table is one JSON file per target, with
@@ -11,7 +11,7 @@ a digest of its content (``latency_file``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -110,21 +110,25 @@ class LatencyTable:
         """A matrix product by its prices, even if it was measured itself."""
         outputs, inputs = like.shape
         runs = runs_of(scheme, outputs)
-        found = self.prices(like.m, like.threads, working_set)
-        seconds = between({m: prices.seconds(runs, inputs) for m, prices in found.items()}, like.m, beyond=True)
-        return Latency(1e3 * seconds, False, max(prices.error_of(runs) for prices in found.values()))
+        found = self.prices(like.m, like.threads)
+        seconds = _interpolated(found, lambda prices: prices.seconds(runs, inputs), like.m, working_set)
+        return Latency(1e3 * seconds, False, max(fits.error_of(runs) for by in found.values() for fits in by.values()))
 
     def row_milliseconds(
-        self, scheme: str, inputs: int, tokens: int = 1, threads: int | None = None, working_set: int | None = None
+        self,
+        scheme: str,
+        shape: tuple[int, int],
+        tokens: int = 1,
+        threads: int | None = None,
+        working_set: int | None = None,
     ) -> float:
-        """What each row of a matrix adds to a product: the cost of a row tile is this times its rows."""
+        """What each row at a scheme adds to a product of (outputs, inputs): a row tile costs this times its rows."""
         (run,) = runs_of(parse_weights(scheme), 1)
-        found = self.prices(tokens, threads or self.threads, working_set)
-        per_row = {m: prices.per_row(run.scheme, inputs) for m, prices in found.items()}
-        return 1e3 * between(per_row, tokens, beyond=True)
+        found = self.prices(tokens, threads or self.threads)
+        return 1e3 * _interpolated(found, lambda prices: prices.per_row(run.scheme, *shape), tokens, working_set)
 
-    def prices(self, tokens: int, threads: int, working_set: int | None) -> dict[int, Fit]:
-        """The fits by tokens that ``tokens`` lies between, those of decoding apart from those of prompts.
+    def prices(self, tokens: int, threads: int) -> dict[int, dict[int, Fit]]:
+        """The fits by tokens and working set, those of decoding apart from those of prompts.
 
         Raises:
             UnsupportedError: no product was measured so.
@@ -138,20 +142,16 @@ class LatencyTable:
                 where=f"{tokens} tokens",
                 remedy="measure with `bitwright latency`",
             )
-        return {m: self._fit(m, threads, working_set, sorted(size for n, size in known if n == m)) for m in kinds}
+        return {m: {size: self._fit(m, threads, size) for n, size in sorted(known) if n == m} for m in kinds}
 
-    def _fit(self, m: int, threads: int, working_set: int | None, sizes: list[int]) -> Fit:
-        size = working_set if len(sizes) > 1 else None
-        key = (m, threads, size)
+    def _fit(self, m: int, threads: int, working_set: int) -> Fit:
+        key = (m, threads, working_set)
         if key not in self._fits:
-            measured: dict[Workload, dict[int, float]] = {}
-            for (work, at), seconds in sorted(self.entries.items()):
-                if work.op == LINEAR and (work.m, work.threads) == (m, threads):
-                    measured.setdefault(work, {})[at] = seconds
             self._fits[key] = fit(
                 [
-                    (runs_of(parse_weights(work.scheme), work.shape[0]), work.shape[1], between(found, size))
-                    for work, found in measured.items()
+                    (runs_of(parse_weights(work.scheme), work.shape[0]), work.shape[1], seconds)
+                    for (work, size), seconds in sorted(self.entries.items())
+                    if work.op == LINEAR and (work.m, work.threads, size) == key
                 ]
             )
         return self._fits[key]
@@ -178,6 +178,13 @@ class LatencyTable:
                 remedy="measure them with `bitwright latency --caches`",
             )
         return sum(1e-3 * self.look_up(replace(wanted, scheme=name), working_set).milliseconds for name in alike) / 2
+
+
+def _interpolated(
+    found: Mapping[int, Mapping[int, Fit]], price: Callable[[Fit], float], tokens: int, working_set: int | None
+) -> float:
+    by_tokens = {m: between({size: price(fits) for size, fits in by.items()}, working_set) for m, by in found.items()}
+    return between(by_tokens, tokens, beyond=True)
 
 
 def values_like(keys: Any) -> str:
@@ -212,7 +219,22 @@ def between(known: Mapping[int, float], wanted: int | None, *, beyond: bool = Fa
 def missing(
     table: LatencyTable, workloads: Iterable[Workload], working_sets: Iterable[int]
 ) -> list[tuple[Workload, int]]:
-    """What is still to be measured, in order, each once. Prompts compute more than they read: one set is enough."""
-    sets = tuple(working_sets)
-    wanted = dict.fromkeys((work, size) for work in workloads for size in (sets if work.m == 1 else sets[-1:]))
+    """What is still to be measured, in order, each once.
+
+    Prompts compute more than they read: the largest set is enough. A product is not timed in a set smaller than itself,
+    but in the largest in any case.
+    """
+    *smaller, largest = sorted(working_sets)
+    wanted: dict[tuple[Workload, int], None] = {}
+    for work in workloads:
+        sizes = [size for size in smaller if work.m == 1 and _weight_bytes(work) < size]
+        wanted |= dict.fromkeys((work, size) for size in (*sizes, largest))
     return [key for key in wanted if key not in table.entries]
+
+
+def _weight_bytes(work: Workload) -> int:
+    if work.op != LINEAR:
+        return 0
+    outputs, inputs = work.shape
+    runs = runs_of(parse_weights(work.scheme), outputs)
+    return sum(run.scheme.weight.storage_bytes(run.rows, inputs) for run in runs)

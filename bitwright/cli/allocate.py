@@ -11,12 +11,13 @@ from bitwright.cli import console
 from bitwright.cli.options import (
     AvgBitsOption,
     JsonOption,
+    LatencyOption,
     MaxBytesOption,
     MaxDecodeOption,
     MaxKldOption,
     MaxPrefillOption,
-    parse_size,
 )
+from bitwright.sizes import parse_size
 
 if TYPE_CHECKING:
     from bitwright.allocation import Allocation
@@ -40,6 +41,7 @@ def command(
     grain: Annotated[
         str, typer.Option(help="tile: matrices may be cut into runs of rows; matrix: they may not.")
     ] = "tile",
+    latency: LatencyOption = None,
     correct: Annotated[
         int, typer.Option("--correct", help="Rounds of measuring the plan and correcting the scores.")
     ] = 0,
@@ -65,7 +67,7 @@ def command(
         minimise,  # type: ignore[arg-type]  # __post_init__ checks the value
     )
     known = Profile.read(profile)
-    settings = settings_for(known, budgets, grain)
+    settings = settings_for(known, budgets, grain, latency)
     with console.phases("allocating") as tell:
         found = allocate_corrected(known, budgets, settings, correct, tell)
     found.plan.write(output)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bitwright.cli import console
 from bitwright.cli.options import (
     ArtifactArgument,
+    CacheOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
@@ -19,7 +20,7 @@ from bitwright.cli.options import (
     TopKOption,
     TopPOption,
 )
-from bitwright.cli.run import describe
+from bitwright.cli.run import describe, save_cache
 from bitwright.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def command(
     seed: SeedOption = None,
     stop: StopOption = None,
     threads: ThreadsOption = None,
+    cache: CacheOption = None,
 ) -> None:
     """Talk with a chat model. /reset starts over, /exit or Ctrl-D leaves, Ctrl-C interrupts an answer.
 
@@ -59,7 +61,10 @@ def command(
         "seed": seed,
         "stop": stop or (),
     }
+    if cache is not None and cache.exists():
+        session.restore_cache(cache)
     Conversation(session, system, options, interactive=sys.stdin.isatty()).run()
+    save_cache(session, cache)
 
 
 class Conversation:

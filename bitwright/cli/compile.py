@@ -15,9 +15,9 @@ from bitwright.cli.options import (
     MaxKldOption,
     ModelArgument,
     TargetOption,
-    parse_size,
 )
 from bitwright.errors import UsageError
+from bitwright.sizes import parse_size
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
@@ -33,11 +33,18 @@ def command(
         str | None, typer.Option(help="Of embedding and lm_head, such as u8g32a8. Default: like --scheme.")
     ] = None,
     kv_bits: Annotated[
-        int | None, typer.Option("--kv-bits", help="Bits of the KV cache, 16 or 32. Default: 16 (32 with f32).")
+        float | None,
+        typer.Option(
+            "--kv-bits",
+            help="Bits of the KV cache, 16 or 32 (default: 16, 32 with f32); with --kv auto the most on average.",
+        ),
     ] = None,
     kv: Annotated[
         str | None,
-        typer.Option("--kv", help="Packed caches, such as k=k8g32,v=v4g32. What it leaves open has --kv-bits."),
+        typer.Option(
+            "--kv",
+            help="Packed caches, such as k=k8g32,v=v4g32 (what it leaves open has --kv-bits), or auto: from --profile.",
+        ),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", help="A plan file instead of --scheme, --table, --kv and --kv-bits.")
@@ -48,7 +55,7 @@ def command(
     profile: Annotated[
         Path | None,
         typer.Option(
-            "--profile", metavar="DIR", help="Profile for budgets, made if absent. Default: ARTIFACT.profile."
+            "--profile", metavar="DIR", help="For budgets, made if absent (default: ARTIFACT.profile); for --kv auto."
         ),
     ] = None,
     correct: Annotated[int, typer.Option("--correct", help="With budgets: rounds of correcting the plan.")] = 0,
@@ -67,6 +74,10 @@ def command(
     calibration_cache: Annotated[
         Path | None, typer.Option("--calibration-cache", metavar="DIR", help="Keep what calibration finds there.")
     ] = None,
+    equalise: Annotated[
+        bool,
+        typer.Option("--equalise", help="First move factors between layers, so that channels share scales better."),
+    ] = False,
     distill: Annotated[
         int,
         typer.Option(metavar="STEPS", help="Then train codes and scales for so many steps on --calibration FILE."),
@@ -75,7 +86,7 @@ def command(
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
     ] = None,
-    chunk: Annotated[int, typer.Option("--prefill-chunk", help="Most tokens of a prompt in one call.")] = 256,
+    chunk: Annotated[int, typer.Option("--prefill-chunk", help="Most tokens of a prompt in one call.")] = 512,
     records: Annotated[
         Path | None,
         typer.Option("--records", help="Tuning records. Default: this user's for the target, and the package's."),
@@ -99,10 +110,12 @@ def command(
         table=table,
         kv=kv,
         kv_bits=kv_bits,
+        profile=profile if kv == "auto" else None,
         plan=plan,
         quantizer=quantizer or ("auto" if given else "rtn"),
         calibration=calibration,
         calibration_cache=calibration_cache,
+        equalise=equalise,
         distill=distill,
         target=target,
         context=context,
@@ -112,7 +125,7 @@ def command(
         overwrite=overwrite,
     )
     if not json:
-        console.note(f"compiling {model}: {'within budgets, ' if given else ''}{options.describe()}")
+        console.note(f"compiling {model}: {_wish(bounds) if given else options.describe()}")
     with console.phases("compiling") as tell:
         source: str | ImportedModel = model
         if given:
@@ -148,6 +161,11 @@ def command(
         ["target", f"{options.target} ({manifest.target.fingerprint})"],
     ]
     console.print_table(("artifact", "value"), rows)
+
+
+def _wish(bounds: dict[str, Any]) -> str:
+    """The budgets in one line."""
+    return "within " + ", ".join(f"{name} {bound}" for name, bound in bounds.items() if bound is not None)
 
 
 def _require_no_schemes(budgets: list[str], schemes: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,15 @@ TargetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", "-t", help="Threads to compute with. Default: one per physical core.")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        dir_okay=False,
+        help="Read the K/V cache from this file if it exists, and save it there at the end: what an earlier prompt and"
+        " this one begin with is not computed again.",
+    ),
 ]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens of an answer.")]
 TemperatureOption = Annotated[
@@ -41,6 +49,12 @@ MaxDecodeOption = Annotated[
     float | None, typer.Option("--max-decode-ms", help="Of one token, after --context tokens if given.")
 ]
 MaxPrefillOption = Annotated[float | None, typer.Option("--max-prefill-ms", help="Of a prompt of --prompt tokens.")]
+LatencyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency", metavar="TABLE", help="Made by `bitwright latency`. Default: this user's for the target."
+    ),
+]
 MaxKldOption = Annotated[
     float | None, typer.Option("--max-kld", help="Expected divergence, nats per token; then bytes are minimised.")
 ]
@@ -49,27 +63,6 @@ AvgBitsOption = Annotated[
 ]
 
 MOST_DIGITS = 9
-
-
-UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-def parse_size(text: str, name: str) -> int:
-    """``"60MiB"``, ``"54 MB"`` or ``"1.5GB"`` in bytes: MB are 10**6, MiB 2**20.
-
-    Raises:
-        UsageError: anything but a positive number and a known unit.
-    """
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([A-Za-z]*)", text.strip())
-    units = {unit.lower(): factor for unit, factor in UNITS.items()}
-    if not match or match[2].lower() not in units or not float(match[1]) > 0:
-        raise UsageError(
-            f"'{text[:80]}' is no size",
-            where=name,
-            limit="a number and B, kB, MB, GB, KiB, MiB or GiB",
-            remedy=f"pass for example {name} 60MB",
-        )
-    return int(float(match[1]) * units[match[2].lower()])
 
 
 def parse_counts(text: str, name: str) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +33,9 @@ def command(
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Most tokens to take gradients at.")] = 4096,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Schemes at work at a time; the result is the same.")] = 1,
+    check: Annotated[
+        int, typer.Option("--check", help="Scores to compare with the measured divergence of that site alone.")
+    ] = 0,
     keep_codes: Annotated[
         bool, typer.Option(help="Keep quantized matrices: to measure and correct plans quickly.")
     ] = True,
@@ -42,6 +45,8 @@ def command(
 
     Every site is kept as soon as it is scored: a run may be interrupted, and goes on when it is repeated.
     """
+    from bitwright.correction import Measurer
+    from bitwright.cross_check import cross_check
     from bitwright.profiling import ProfileOptions, profile_model
 
     options = ProfileOptions(
@@ -68,8 +73,13 @@ def command(
             tell=lambda text: show(at=text),
             progress=lambda done, total: show(done=f"{done}/{total} sites, "),
         )
+        found = None
+        if check:
+            measurer = Measurer(profile, tell)
+            found = cross_check(profile, check, measurer, lambda done, total: tell(f"check {done} of {total}"))
+            found.write(output / "check.json")
     header = profile.header
-    document = {
+    document: dict[str, Any] = {
         "profile": str(profile.folder),
         "sites": len(header.sites),
         "weights": list(header.weights),
@@ -78,6 +88,8 @@ def command(
         "tokens": header.tokens,
         "digest": profile.digest,
     }
+    if found is not None:
+        document |= {"rank_correlation": found.rank_correlation, "measured_over_predicted": found.ratio}
     if json:
         console.print_json(document)
         return

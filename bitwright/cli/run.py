@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from bitwright.cli import console
 from bitwright.cli.options import (
     ArtifactArgument,
+    CacheOption,
     JsonOption,
     MaxTokensOption,
     MinPOption,
@@ -26,6 +28,7 @@ from bitwright.cli.prompt import read_prompt
 from bitwright.errors import UsageError
 
 if TYPE_CHECKING:
+    from bitwright.runtime.session import Session
     from bitwright.runtime.stats import GenerationStats
 
 RawOption = Annotated[
@@ -50,6 +53,7 @@ def command(
     seed: SeedOption = None,
     stop: StopOption = None,
     threads: ThreadsOption = None,
+    cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
     """Answer PROMPT, streaming the text.
@@ -67,6 +71,8 @@ def command(
         raise UsageError("a system message needs a chat template", where="--system", remedy="leave it out")
     roles = [("system", system), ("user", text)]
     messages = [{"role": role, "content": content} for role, content in roles if content is not None]
+    if cache is not None and cache.exists():
+        session.restore_cache(cache)
     generation = session.generate(
         None if chat else text,
         messages=messages if chat else None,
@@ -82,6 +88,7 @@ def command(
     )
     if json:
         answer = "".join(generation)
+        save_cache(session, cache)
         document = {"text": answer, "ids": generation.ids, "bytes": session.manifest.run_bytes}
         console.print_json({**document, **generation.stats.to_dict()})
         return
@@ -90,7 +97,14 @@ def command(
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()
+    save_cache(session, cache)
     console.note(describe(generation.stats))
+
+
+def save_cache(session: Session, path: Path | None) -> None:
+    """Save the session's cache where a path was given."""
+    if path is not None:
+        session.save_cache(path)
 
 
 def describe(stats: GenerationStats) -> str:

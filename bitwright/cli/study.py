@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from bitwright.cli import console
-from bitwright.cli.options import JsonOption, ModelArgument, ThreadsOption, parse_counts, parse_size
+from bitwright.cli.options import JsonOption, ModelArgument, ThreadsOption, parse_counts
+from bitwright.sizes import parse_size
 
 
 def command(

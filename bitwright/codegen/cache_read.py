@@ -11,7 +11,7 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import load, prefetch, splat, vector
-from bitwright.codegen.cache_layout import LINE_BYTES, TOKENS, ZERO_STEPS, PackedCache
+from bitwright.codegen.cache_layout import LINE_BYTES, ZERO_STEPS, PackedCache
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PackedHead:
         layout, result = self.layout, None
         for plane in layout.planes:
             line = (run * layout.units + unit) * layout.lines + plane.first + step // plane.fields
-            at = [self.head, block, line * LINE_BYTES + 4 * lane]
+            at = [self.head, layout.codes_at(block) + line * LINE_BYTES + 4 * lane]
             codes = load(self.buffer, at, 4 * self.lanes)
             bits = _bit_field(codes, plane.width, step % plane.fields, plane.position, self.lanes)
             result = bits if result is None else result | bits
@@ -45,21 +45,27 @@ class PackedHead:
         """Prefetch what falls to step ``step`` of ``steps`` of one of a block's ``pieces`` pieces."""
         lines = -(-self.layout.block_bytes // (pieces * LINE_BYTES))
         for line in range(step * lines // steps, (step + 1) * lines // steps):
-            prefetch(self.buffer[self.head, block, (piece * lines + line) * LINE_BYTES])
+            prefetch(self.buffer[self.head, self.layout.codes_at(block) + (piece * lines + line) * LINE_BYTES])
 
     def scales(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
         """f32 x lanes: scales of tokens ``token`` ... of a block."""
-        offset = self.layout.scale_at(0) + (group * TOKENS + token) * 2
-        half = T.reinterpret(load(self.buffer, [self.head, block, offset], 2 * lanes), dtype=vector("float16", lanes))
-        return T.cast(half, vector("float32", lanes))
+        return self._halves(self.layout.scale_at(block, group) + token * 2, lanes)
 
     def offsets(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
         """f32 x lanes: what zero points take away from codes."""
-        offset = self.layout.zero_at(0) + group * TOKENS + token
-        zeros = T.cast(load(self.buffer, [self.head, block, offset], lanes), vector("int32", lanes))
+        offset = self.layout.zero_at(block, group) + token
+        zeros = T.cast(load(self.buffer, [self.head, offset], lanes), vector("int32", lanes))
         unit = self.layout.top / ZERO_STEPS
         value = T.cast(zeros, vector("float32", lanes))
         return value if unit == 1 else value * splat(T.float32(unit), lanes)
+
+    def exact(self, element: Any, lanes: int) -> Any:
+        """f32 x lanes: elements ``element`` ... of the exact first token."""
+        return self._halves(self.layout.exact_at + element * 2, lanes)
+
+    def _halves(self, offset: Any, lanes: int) -> Any:
+        half = T.reinterpret(load(self.buffer, [self.head, offset], 2 * lanes), dtype=vector("float16", lanes))
+        return T.cast(half, vector("float32", lanes))
 
 
 def _bit_field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:

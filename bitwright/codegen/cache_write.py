@@ -28,13 +28,25 @@ def write_token(
     codes = stack((layout.units * layout.unit if keys else layout.width,), "uint8")
     with loop(layout.groups) as group:
         scale, zero = _quantize_group(layout, source, codes, group, lanes)
-        at_scale = layout.code_bytes + (group * TOKENS + token) * 2
-        store(cache, T.reinterpret(scale, dtype="uint8x2"), [head, block, at_scale], 2)
-        T.buffer_store(cache, zero, [head, block, layout.zero_at(0) + group * TOKENS + token])
+        at_scale = layout.scale_at(block, group) + token * 2
+        store(cache, T.reinterpret(scale, dtype="uint8x2"), [head, at_scale], 2)
+        T.buffer_store(cache, zero, [head, layout.zero_at(block, group) + token])
+    if layout.exact_tokens:
+        with T.If(at == 0), T.Then():
+            _write_exact(layout, cache, source, head, lanes)
     if keys:
         _write_keys(layout, cache, codes, head, block, token)
     else:
         _write_values(layout, cache, codes, head, block, token)
+
+
+def _write_exact(layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, lanes: int) -> None:
+    with loop(layout.width // lanes) as step:
+        limit = splat(LARGEST_SCALE, lanes)
+        value = T.max(T.min(source(step * lanes, lanes), limit), splat(-LARGEST_SCALE, lanes))
+        half = hold(T.cast(value, vector("float16", lanes)))
+        place = [head, layout.exact_at + step * (2 * lanes)]
+        store(cache, T.reinterpret(half, dtype=vector("uint8", 2 * lanes)), place, 2 * lanes)
 
 
 def _quantize_group(
@@ -83,7 +95,7 @@ def _write_keys(layout: PackedCache, cache: Any, codes: Any, head: Any, block: A
                     bits = (four >> T.uint32(plane.position)) & T.uint32(_mask(plane) * 0x01010101)
                     word[0] = word[0] | (bits << T.uint32(plane.width * field))
                 offset = ((run * layout.units + unit) * layout.lines + plane.first + line) * LINE_BYTES + 4 * row
-                store(cache, T.reinterpret(word[0], dtype="uint8x4"), [head, block, offset], 4)
+                store(cache, T.reinterpret(word[0], dtype="uint8x4"), [head, layout.codes_at(block) + offset], 4)
 
 
 def _write_values(layout: PackedCache, cache: Any, codes: Any, head: Any, block: Any, token: Any) -> None:
@@ -98,7 +110,8 @@ def _write_values(layout: PackedCache, cache: Any, codes: Any, head: Any, block:
             shift = T.broadcast(T.cast(byte * 8 + field * plane.width, "uint32"), ROWS)
             mask = T.broadcast(T.uint32(_mask(plane)), ROWS)
             line = plane.first + T.floordiv(step, T.int64(plane.fields))
-            at = [head, block, ((rows * layout.units + unit) * layout.lines + line) * LINE_BYTES]
+            offset = ((rows * layout.units + unit) * layout.lines + line) * LINE_BYTES
+            at = [head, layout.codes_at(block) + offset]
             old = T.reinterpret(load(cache, at, LINE_BYTES), dtype=words)
             kept = old & (T.broadcast(T.uint32(0xFFFFFFFF), ROWS) ^ (mask << shift))
             bits = ((code >> T.broadcast(T.uint32(plane.position), ROWS)) & mask) << shift

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import InputError, UnsupportedError
-from bitwright.frontend import safetensors_header, tokenizer_files, torch_model
+from bitwright.frontend import tokenizer_files, torch_model, torch_shell
 from bitwright.frontend.assemble import Source
 from bitwright.frontend.json_file import read_object
+from bitwright.frontend.safetensors_header import read_header
+from bitwright.frontend.stored_weights import stored_tensors
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -64,11 +71,22 @@ def read(folder: Path, context: int | None) -> Source:
         InputError, UnsupportedError, UsageError: see the parts called.
     """
     raw = read_object(folder / "config.json")
-    entries = [entry for path in weight_files(folder) for entry in safetensors_header.read_header(path).values()]
+    files = weight_files(folder)
+    for path in files:
+        read_header(path)
     tokenizer = tokenizer_files.tokenizer_json(folder)
     template, generation = tokenizer_files.chat_template(folder), tokenizer_files.generation(folder, raw)
     config = torch_model.load_config(folder)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     chosen = torch_model.chosen_context(positions if isinstance(positions, int) else None, context, str(folder))
-    model = torch_model.load_model(config, folder, sum(math.prod(entry.shape) for entry in entries))
-    return Source(torch_model.exported(model), folder.resolve().name, chosen, tokenizer, template, generation)
+    return Source(_graph(config, folder, files), folder.resolve().name, chosen, tokenizer, template, generation)
+
+
+def _graph(config: Any, folder: Path, files: Sequence[Path]) -> ir.Model:
+    """The raw graph, with weights that stay in their files where they lie there as the module has them."""
+    stored = stored_tensors(files)
+    graph = None if stored is None else torch_shell.export_shell(config, stored, str(folder))
+    if graph is not None:
+        return graph
+    elements = sum(math.prod(entry.shape) for path in files for entry in read_header(path).values())
+    return torch_model.exported(torch_model.load_model(config, folder, elements))

@@ -38,7 +38,7 @@ def load_config(folder: Path, **where: str) -> Any:
         with quiet():
             config = AutoConfig.from_pretrained(str(folder), **where, **OFFLINE)
     except Exception as error:  # transformers raises what its parsers raise
-        raise _translated(error, str(folder), "config") from error
+        raise translated(error, str(folder), "config") from error
     check_sizes(config.get_text_config(), str(folder))
     return config
 
@@ -79,13 +79,12 @@ def load_model(config: Any, folder: Path, elements: int, **where: str) -> Any:
         UnsupportedError: for an architecture that transformers does not know.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
 
-    family = AutoModelForCausalLM if is_decoder(config) else AutoModel
+    auto = family(config)
     try:
         with quiet():
             with torch.device("meta"):
-                asked = sum(p.numel() for p in family.from_config(config, trust_remote_code=False).parameters())
+                asked = sum(p.numel() for p in auto.from_config(config, trust_remote_code=False).parameters())
             if asked > elements * 1.1 + (1 << 20):
                 raise InputError(
                     f"the config describes {asked} parameters",
@@ -93,7 +92,7 @@ def load_model(config: Any, folder: Path, elements: int, **where: str) -> Any:
                     limit=f"the weight files hold {elements}",
                     remedy="config and weights do not belong together: download both again",
                 )
-            model, report = family.from_pretrained(
+            model, report = auto.from_pretrained(
                 str(folder),
                 config=config,
                 dtype=torch.float32,
@@ -107,9 +106,16 @@ def load_model(config: Any, folder: Path, elements: int, **where: str) -> Any:
     except BitwrightError:
         raise
     except Exception as error:
-        raise _translated(error, str(folder), "weights") from error
+        raise translated(error, str(folder), "weights") from error
     _check_report(report, model, str(folder))
     return model.eval().requires_grad_(False)
+
+
+def family(config: Any) -> Any:
+    """The class of transformers that makes models of this architecture."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    return AutoModelForCausalLM if is_decoder(config) else AutoModel
 
 
 def is_decoder(config: Any) -> bool:
@@ -140,7 +146,8 @@ def _check_report(report: dict[str, Any], model: Any, where: str) -> None:
         )
 
 
-def _translated(error: Exception, where: str, what: str) -> BitwrightError:
+def translated(error: Exception, where: str, what: str) -> BitwrightError:
+    """What transformers raised, as one of our errors."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     limit = lines[0][:300] if lines else type(error).__name__
     unknown = (

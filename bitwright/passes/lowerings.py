@@ -17,8 +17,10 @@ from bitwright.codegen.attention import (
     build_attention_full,
 )
 from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, build_cache_append
+from bitwright.codegen.columns import Columns
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
+from bitwright.codegen.head_map import HeadMapSpec, build_head_map
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear import AnyLinear, build_linear, linear_spec, linear_team_kernel
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
@@ -27,6 +29,7 @@ from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
+from bitwright.passes.base import column_slice
 from bitwright.runs import parse_weights
 
 # TVM's pattern kind of functions that are not fused with others.
@@ -110,6 +113,14 @@ def static_rows(value: Any) -> Any:
     return 1 if hasattr(rows, "value") and int(rows.value) == 1 else None
 
 
+def _columns(at: Lowering, value: Any) -> tuple[Any, Columns | None]:
+    """What a kernel for many tokens reads instead of a slice: the matrix, and the columns of it that ``value`` is."""
+    found = column_slice(at.rewriter.bound, value) if at.rows is None else None
+    if found is None:
+        return value, None
+    return found[0], Columns(_width(value), _width(found[0]), found[1])
+
+
 def _width(value: Any) -> int:
     return int(value.ty.shape.values[1])
 
@@ -140,6 +151,7 @@ def _quantize_activation(at: Lowering) -> Any:
 def _rope(at: Lowering) -> Any:
     x, cos = at.call.args[:2]
     heads = int(at.attribute("heads"))
+    matrix, source = _columns(at, x)
     spec = RopeSpec(
         heads,
         _width(x) // heads,
@@ -148,15 +160,25 @@ def _rope(at: Lowering) -> Any:
         bool(int(at.attribute("interleaved"))),
         at.rows,
         at.isa.lanes,
+        source,
     )
-    return at.emit(at.kernel(spec, lambda: build_rope(spec)), at.call.args)
+    return at.emit(at.kernel(spec, lambda: build_rope(spec)), [matrix, *at.call.args[1:]])
+
+
+def _head_map(at: Lowering) -> Any:
+    matrices = at.call.args[1]
+    heads = int(at.attribute("heads"))
+    groups, size, _ = (int(extent) for extent in matrices.ty.shape.values)
+    spec = HeadMapSpec(heads, groups, size, len(at.call.args) > 2, at.rows, at.isa.lanes)
+    return at.emit(at.kernel(spec, lambda: build_head_map(spec)), at.call.args)
 
 
 def _attention(at: Lowering) -> Any:
     """Append to the caches in place, then attend: the attention reads the appended caches, which orders the two."""
     q, k, v, k_cache, v_cache, position = at.call.args
     cache = at.caches[int(at.attribute("layer"))]
-    append = AppendSpec(cache, at.rows, at.isa.lanes)
+    (k, key_source), (v, value_source) = _columns(at, k), _columns(at, v)
+    append = AppendSpec(cache, at.rows, at.isa.lanes, key_source, value_source)
     start = position.ty.values[0]
     written = at.rewriter.emit(
         relax.op.call_tir_inplace(
@@ -284,6 +306,7 @@ LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
     "packed_linear": _packed_linear,
     "packed_embedding": _packed_embedding,
     "quantize_activation": _quantize_activation,
+    "head_map": _head_map,
     "rope": _rope,
     "attention": _attention,
     "attention_full": _attention_full,

@@ -29,6 +29,7 @@ class CompiledModule:
 
     Attributes:
         weight_bytes, state_bytes: size of each tensor by its address.
+        state: the cache tensors by name, which the functions write in place.
     """
 
     def __init__(self, artifact: Artifact, threads: int, *, copy_weights: bool | None = None) -> None:
@@ -50,6 +51,7 @@ class CompiledModule:
         self._state = self._ffi.Array([self._ffi.from_dlpack(array) for array in state])
         self.weight_bytes = {array.ctypes.data: array.nbytes for array in weights}
         self.state_bytes = {array.ctypes.data: array.nbytes for array in state}
+        self.state = {record.name: array for record, array in zip(artifact.manifest.state, state, strict=True)}
         self.decode_step = self._decode_step(weights, state)
         self._tokens = aligned_zeros((self._interface.context,), "int64")
         self._types = aligned_zeros((self._interface.context,), "int64")

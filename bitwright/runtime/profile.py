@@ -57,6 +57,7 @@ def profile_step(
     for _ in range(repetitions):
         bandwidths.append(read())
         for turn in range(_TURNS + 1):
+            _plain(session, new)  # wakes the threads, which sleep soon after they have nothing to do
             seconds = _plain(session, new)
             if tokens == 1 and step is not None:
                 kernels = step.profile(int(new[0]), depth, session.threads)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.runtime.artifact import Artifact, Manifest
 from bitwright.runtime.artifact.files import CHAT_TEMPLATE, GENERATION, TOKENIZER
+from bitwright.runtime.cache_file import read_cache, write_cache
 from bitwright.runtime.chat import ChatTemplate, Message
 from bitwright.runtime.generation import Completion, Generation, Limits
 from bitwright.runtime.library import choose_threads
@@ -167,6 +168,22 @@ class Session:
         if not 0 <= position <= self.position:
             raise UsageError(f"cannot rewind to token {position}", limit=f"the cache holds {self.position} tokens")
         del self._cached[position:]
+
+    def save_cache(self, path: str | Path) -> None:
+        """Write the cache and the tokens it holds to a file, whole or not at all.
+
+        Raises:
+            UsageError: the place cannot be written.
+        """
+        write_cache(Path(path), self.manifest, self._cached, self.module.state)
+
+    def restore_cache(self, path: str | Path) -> None:
+        """Replace the cache by one that ``save_cache`` wrote: prompts that begin with its tokens reuse them.
+
+        Raises:
+            InputError: the file cannot be read, is damaged, or was saved by another artifact. The cache is as before.
+        """
+        self._cached = read_cache(Path(path), self.manifest, self.module.state)
 
     def prefill(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Append ``ids`` to the cache and return float32 [vocab], the logits behind the last of them.

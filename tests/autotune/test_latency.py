@@ -78,8 +78,18 @@ def test_a_law_is_found_again_and_its_error_stated() -> None:
     noisy = table(noise=0.05).look_up(new, SETS[0])
     assert 0.03 < noisy.relative_error < 0.3
     assert abs(noisy.milliseconds / (1e3 * law(new, SETS[0])) - 1) < 0.15
-    per_row = table().row_milliseconds("u4g32a8", 2048, working_set=SETS[0])
+    per_row = table().row_milliseconds("u4g32a8", (2048, 2048), working_set=SETS[0])
     assert per_row == pytest.approx(1e3 * (law(new, SETS[0]) - CALL) / 2048, rel=1e-3)
+
+
+def test_a_shape_that_is_faster_than_the_law_is_so_at_other_schemes() -> None:
+    made = table(("u4g32a8", "u8g32a8", "u3g32a8"))
+    for scheme in ("u4g32a8", "u8g32a8"):
+        for size in SETS:
+            made.add(Entry(linear((49152, 576), scheme), size, law(linear((49152, 576), scheme), size) * 0.7))
+    mixed = made.look_up(linear((49152, 576), "u3g32a8:24576+u4g32a8:24576"), SETS[0]).milliseconds
+    wanted = [1e3 * 0.7 * law(linear((49152, 576), scheme), SETS[0]) for scheme in ("u3g32a8", "u4g32a8")]
+    assert mixed == pytest.approx(sum(wanted) / 2, rel=0.05)
 
 
 def test_a_scheme_that_was_not_measured_is_put_together_from_others() -> None:
@@ -138,6 +148,8 @@ def test_what_is_missing_is_each_thing_once() -> None:
     new, prompt = linear((64, 64)), linear((64, 64), m=16)
     wanted = [new, linear((576, 576)), new, prompt]
     assert missing(table(), wanted, SETS) == [(new, SETS[0]), (new, SETS[1]), (prompt, SETS[1])]
+    large = linear((49152, 1024), "f16")
+    assert missing(table(), [large], SETS) == [(large, SETS[1])]
 
 
 def anchor(tokens: int = 1, depth: int = 0, **changes: object) -> Anchor:

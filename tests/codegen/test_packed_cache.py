@@ -61,7 +61,7 @@ def test_codes_come_back(bits: int, tensor: Any, width: int, seed: int) -> None:
     for got, new, before in zip(found[1:], expected[1:], (scales, zeros), strict=True):
         np.testing.assert_array_equal(got[:50].view(np.uint8), new.view(np.uint8))
         np.testing.assert_array_equal(got[50:].view(np.uint8), before[50:].view(np.uint8))
-    assert layout.block_bytes * 2 == 32 * layout.scheme.bytes_per_token(2, width)
+    assert layout.blocks == 2 and layout.shape[1] * 2 == 64 * layout.scheme.bytes_per_token(2, width)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -78,7 +78,8 @@ def test_quantization_is_off_by_half_a_step(bits: int, group: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, None])
 @pytest.mark.parametrize(
-    ("key", "value"), [("k8row", "v2g16"), ("k16", "v3row"), ("k4g64", "v32"), ("k5g16", "v4row"), ("k3g32", "v6g32")]
+    ("key", "value"),
+    [("k8row", "v2g16"), ("k16", "v3row"), ("k4g64", "v32"), ("k5g16", "v4row"), ("k3g32", "v6g32"), ("k4rowm", "v16")],
 )
 def test_appending_quantizes_in_place(key: str, value: str, rows: Any) -> None:
     cache = cache_of(key, value, capacity=80)
@@ -186,7 +187,7 @@ def test_attention_with_a_window(rows: Any, window: int) -> None:
 def test_attention_of_every_instruction_set(isa: Isa, rows: Any) -> None:
     if not isa.runs_with(host_features()):
         pytest.skip(f"this machine does not run {isa.name}")
-    for key, value in (("k4g32", "v8g32"), ("k8g32", "v3g16")):
+    for key, value in (("k4g32", "v8g32"), ("k8g32", "v3g16"), ("k4rowm", "v4row")):
         check(spec_of(9, cache_of(key, value), isa=isa, rows=rows), 200, rows or 50)
 
 

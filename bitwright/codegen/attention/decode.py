@@ -99,9 +99,11 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
 
 
 def _chunk(cache: CacheSpec) -> int:
-    """Keys of a chunk: 64, or for packed caches that are narrow enough 128."""
-    packed = not cache.is_float and 2 * CHUNK * cache.token_bytes <= PACKED_CHUNK_BYTES * cache.kv_heads
-    return 2 * CHUNK if packed else CHUNK
+    """Keys of a chunk: 64, or of packed caches as many more as PACKED_CHUNK_BYTES hold, a power of two."""
+    chunk = CHUNK
+    while not cache.is_float and 2 * chunk * cache.token_bytes <= PACKED_CHUNK_BYTES * cache.kv_heads:
+        chunk *= 2
+    return chunk
 
 
 class _Reader:

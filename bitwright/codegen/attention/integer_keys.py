@@ -45,6 +45,7 @@ class IntegerKeys:
 
     def start(self, rows: int, scale: float, query: Callable[[Any, Any, int], Any]) -> None:
         """Quantize ``rows`` rows, ``query(row, d, lanes)``; scores come out times ``scale``."""
+        self._rows, self._scale, self._query = rows, scale, query
         layout, lanes = self.layout, self.isa.lanes
         single, word = vector("float32", lanes), vector("int32", lanes)
         top_byte = LARGEST[self.planes]
@@ -98,6 +99,18 @@ class IntegerKeys:
                     for v in range(count):
                         at = [tile * rows + row, index * TOKENS + tokens_of[v]]
                         store(block.scores, results[row * count + v], at, lanes)
+        if self.layout.exact_tokens:
+            with T.If(first == 0), T.Then():
+                self._score_exact(block, packed)
+
+    def _score_exact(self, block: Block, packed: PackedHead) -> None:
+        """The first token's score, from its exact elements and the unrounded query."""
+        lanes = self.isa.lanes
+        with loop(self._rows) as r:
+            sums = zero_registers(1, vector("float32", lanes))
+            with loop(self.layout.width // lanes) as step:
+                sums[0] = sums[0] + self._query(r, step * lanes, lanes) * packed.exact(step * lanes, lanes)
+            T.buffer_store(block.scores, reduce_lanes(sums[0], lanes, add) * T.float32(self._scale), [r, T.int64(0)])
 
     def _add_group(
         self,

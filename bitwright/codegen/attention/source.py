@@ -118,6 +118,9 @@ class PackedKeys:
                     with loop(layout.group // span) as inner:
                         column = T.Bind(group * layout.group + inner * span)
                         self._dequantize(packed, (block, part, lane), slot, column, span, (scale, offset))
+        if layout.exact_tokens:
+            with T.If(first == 0), T.Then(), loop(layout.width) as d:
+                T.buffer_store(self._scratch, packed.exact(d, 1), [T.int64(0), d, T.int64(0)])
 
     def _dequantize(
         self, packed: PackedHead, at: tuple[Any, Any, int], slot: Any, column: Any, span: int, affine: tuple[Any, Any]

@@ -45,8 +45,11 @@ def dequantize(codes: Array, scales: Array, zeros: Array, bits: int) -> Array:
 
 
 def round_trip(x: Array, layout: PackedCache) -> Array:
-    """What a cache gives back for x[tokens, heads, width]."""
-    return dequantize(*quantize(x, layout.bits, layout.group), layout.bits)
+    """What a cache gives back for x[tokens, heads, width], the tokens from position 0 on."""
+    result = dequantize(*quantize(x, layout.bits, layout.group), layout.bits)
+    exact = layout.exact_tokens
+    result[:exact] = np.clip(x[:exact], -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
+    return result
 
 
 def round_query(q: Array, layout: PackedCache) -> Array:
@@ -78,29 +81,36 @@ def pack(x: Array, layout: PackedCache, fill: Array | None = None) -> Array:
     old_codes[:tokens, :, layout.width :] = 0
     old_scales[:tokens] = scales
     old_zeros[:tokens] = zeros
-    blocks = layout.shape[1]
-    cache[:, :, : layout.code_bytes] = _pack_codes(old_codes, layout)
-    at = layout.code_bytes + 2 * TOKENS * layout.groups
-    cache[:, :, layout.code_bytes : at] = _by_block(old_scales, layout).view(np.uint8).reshape(layout.heads, blocks, -1)
-    cache[:, :, at:] = _by_block(old_zeros, layout).reshape(layout.heads, blocks, -1)
-    return cache
+    blocks = cache[:, : layout.blocks * layout.block_bytes].reshape(layout.heads, layout.blocks, layout.block_bytes)
+    scale_at, zero_at = int(layout.scale_at(0, 0)), int(layout.zero_at(0, 0))
+    shape = (layout.heads, layout.blocks, -1)
+    blocks[..., :scale_at] = _pack_codes(old_codes, layout)
+    blocks[..., scale_at:zero_at] = _by_block(old_scales, layout).view(np.uint8).reshape(shape)
+    blocks[..., zero_at:] = _by_block(old_zeros, layout).reshape(shape)
+    result = np.concatenate([blocks.reshape(layout.heads, -1), cache[:, layout.blocks * layout.block_bytes :]], axis=1)
+    if layout.exact_tokens and tokens:
+        exact = np.clip(x[0], -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
+        end = layout.exact_at + 2 * layout.width
+        result[:, layout.exact_at : end] = exact.view(np.uint8).reshape(layout.heads, -1)
+    return result
 
 
 def unpack(cache: Array, layout: PackedCache) -> tuple[Array, Array, Array]:
     """codes u8 [tokens, heads, stored width], scales f16 and zeros u8 [tokens, heads, groups] of a whole cache."""
-    heads, blocks, _ = layout.shape
-    at = layout.code_bytes + 2 * TOKENS * layout.groups
-    scales = np.ascontiguousarray(cache[:, :, layout.code_bytes : at]).view(np.float16)
+    blocks = cache[:, : layout.blocks * layout.block_bytes].reshape(layout.heads, layout.blocks, layout.block_bytes)
+    scale_at, zero_at = int(layout.scale_at(0, 0)), int(layout.zero_at(0, 0))
+    shape = (layout.heads, layout.blocks, layout.groups, TOKENS)
+    scales = np.ascontiguousarray(blocks[..., scale_at:zero_at]).view(np.float16)
     return (
-        _unpack_codes(cache[:, :, : layout.code_bytes], layout),
-        _by_token(scales.reshape(heads, blocks, layout.groups, TOKENS)),
-        _by_token(cache[:, :, at:].reshape(heads, blocks, layout.groups, TOKENS)),
+        _unpack_codes(blocks[..., :scale_at], layout),
+        _by_token(scales.reshape(shape)),
+        _by_token(blocks[..., zero_at:].reshape(shape)),
     )
 
 
 def _by_block(values: Array, layout: PackedCache) -> Array:
     """[tokens, heads, groups] -> [heads, blocks, groups, 32]"""
-    return np.ascontiguousarray(values.reshape(layout.shape[1], TOKENS, layout.heads, -1).transpose(2, 0, 3, 1))
+    return np.ascontiguousarray(values.reshape(layout.blocks, TOKENS, layout.heads, -1).transpose(2, 0, 3, 1))
 
 
 def _by_token(values: Array) -> Array:
@@ -111,7 +121,7 @@ def _by_token(values: Array) -> Array:
 
 def _pack_codes(codes: Array, layout: PackedCache) -> Array:
     """[tokens, heads, stored width] -> u8 [heads, blocks, code bytes]"""
-    heads, blocks, _ = layout.shape
+    heads, blocks = layout.heads, layout.blocks
     lines = np.zeros((heads, blocks, layout.row_blocks, layout.units, layout.lines, LINE_BYTES), np.uint8)
     steps = _steps(codes, layout)
     for plane in layout.planes:
@@ -123,7 +133,7 @@ def _pack_codes(codes: Array, layout: PackedCache) -> Array:
 
 
 def _unpack_codes(packed: Array, layout: PackedCache) -> Array:
-    heads, blocks, _ = layout.shape
+    heads, blocks = layout.heads, layout.blocks
     lines = packed.reshape(heads, blocks, layout.row_blocks, layout.units, layout.lines, LINE_BYTES)
     steps = np.zeros((*lines.shape[:4], layout.unit // 4, LINE_BYTES), np.uint8)
     for plane in layout.planes:
@@ -135,7 +145,7 @@ def _unpack_codes(packed: Array, layout: PackedCache) -> Array:
 
 def _steps(codes: Array, layout: PackedCache) -> Array:
     """[tokens, heads, stored width] -> [heads, blocks, row block, unit, step of 4 inputs, byte 4 * row + j]"""
-    blocks, unit = layout.shape[1], layout.unit
+    blocks, unit = layout.blocks, layout.unit
     if layout.scheme.tensor == "k":
         split = codes.reshape(blocks, 2, ROWS, layout.heads, layout.units, unit // 4, 4)
         order = split.transpose(3, 0, 1, 4, 5, 2, 6)
@@ -146,7 +156,7 @@ def _steps(codes: Array, layout: PackedCache) -> Array:
 
 
 def _unsteps(steps: Array, layout: PackedCache) -> Array:
-    blocks, split = layout.shape[1], steps.reshape(*steps.shape[:5], ROWS, 4)
+    blocks, split = layout.blocks, steps.reshape(*steps.shape[:5], ROWS, 4)
     if layout.scheme.tensor == "k":
         order = split.transpose(1, 2, 5, 0, 3, 4, 6)
     else:

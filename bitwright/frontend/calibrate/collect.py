@@ -3,6 +3,9 @@
 Memory is bounded by a number of bytes of moments: the activations are taken in graph order, as many at a time as fit,
 and every pass over the text runs only as far into the graph as the last of them. Moments are stored when their pass is
 over, so that an interrupted calibration goes on with the passes that are missing.
+
+Tokens count the same, or by the gradients at the layers' outputs (see ``weighting.py``): then every pass runs through
+the whole graph and back.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from bitwright.frontend.calibrate.products import products
+from bitwright.frontend.calibrate.weighting import weighted_moments
 from bitwright.moments import Moments, MomentStore
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ def collect(
     windows: Ids,
     store: MomentStore,
     *,
+    by_gradient: bool = False,
     memory: int = MOMENT_BYTES,
     progress: Progress | None = None,
 ) -> Moments:
@@ -40,6 +45,7 @@ def collect(
     Args:
         interpreter: of ``model``'s graph; its device computes.
         store: what it has already is not computed again.
+        by_gradient: tokens count by gradients; needs a decoder.
         memory: bytes of moments in memory at a time; a single larger one is computed alone.
         progress: called with (windows done, windows in all passes together).
     """
@@ -47,9 +53,14 @@ def collect(
     missing = {p.activation: p.inputs for p in found if not store.has(p.activation)}
     passes = list(_passes(missing, memory))
     for number, activations in enumerate(passes):
-        sums = _sums(interpreter, windows, activations, _tick(progress, number, len(passes), len(windows)))
-        for name, total in sums.items():
-            store.put(name, (total / windows.size).cpu().numpy())
+        tick = _tick(progress, number, len(passes), len(windows))
+        if by_gradient:
+            outputs = {name: tuple(p.output for p in found if p.activation == name) for name in activations}
+            moments = weighted_moments(interpreter, windows, outputs, tick)
+        else:
+            moments = _means(interpreter, windows, activations, tick)
+        for name, moment in moments.items():
+            store.put(name, moment.cpu().numpy())
     return Moments(store, {p.weight: p.activation for p in found}, int(windows.size))
 
 
@@ -74,7 +85,7 @@ def _passes(widths: dict[str, int], memory: int) -> Iterator[tuple[str, ...]]:
         yield tuple(chosen)
 
 
-def _sums(
+def _means(
     interpreter: Interpreter, windows: Ids, activations: tuple[str, ...], tick: Callable[[int], None]
 ) -> dict[str, torch.Tensor]:
     import torch
@@ -92,4 +103,4 @@ def _sums(
         for done, window in enumerate(windows, start=1):
             interpreter.run(interpreter.feeds(window), activations[-1:])
             tick(done)
-    return sums
+    return {name: total / windows.size for name, total in sums.items()}

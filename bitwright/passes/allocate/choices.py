@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bitwright.allocation import RESOURCES, Grain
 from bitwright.codegen.layout import packed_layout
+from bitwright.errors import UnsupportedError
 from bitwright.passes.allocate.problem import Block, Problem
 from bitwright.runs import Run, Scheme, WeightsScheme, scheme_of
 from bitwright.scheme import CacheScheme, LinearScheme, WeightScheme
@@ -20,6 +21,7 @@ from bitwright.site import Site
 Doubles = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Choice = LinearScheme | CacheScheme
+_C = TypeVar("_C", LinearScheme, CacheScheme)
 
 ENTRY_BYTES = 90
 """Of one tensor in the file's header, beside its name."""
@@ -107,8 +109,29 @@ def _choices(site: Site, scores: SiteScores, lanes: int, terms: Terms) -> SiteCh
     return _matrix(site, scores, lanes, terms) if site.weight else _cache(site, scores, terms)
 
 
+def _measured(site: Site, schemes: Sequence[_C], latencies: Latencies | None) -> list[_C]:
+    """The schemes whose times are known; all if times do not matter.
+
+    Raises:
+        UnsupportedError: none is.
+    """
+    if latencies is None:
+        return list(schemes)
+    known, why = [], None
+    for scheme in schemes:
+        try:
+            latencies.decode(site, scheme)
+            latencies.prefill(site, scheme)
+            known.append(scheme)
+        except UnsupportedError as error:
+            why = error
+    if not known and why is not None:
+        raise why
+    return known
+
+
 def _cache(site: Site, scores: SiteScores, terms: Terms) -> SiteChoices:
-    schemes = [CacheScheme.parse(name) for name in scores.caches]
+    schemes = _measured(site, [CacheScheme.parse(name) for name in scores.caches], terms.latencies)
     factor = float(np.mean(terms.factors.get(site.name, 1.0)))
     uses = np.zeros((len(RESOURCES), 1, len(schemes)))
     for i, scheme in enumerate(schemes):
@@ -122,7 +145,7 @@ def _matrix(site: Site, scores: SiteScores, lanes: int, terms: Terms) -> SiteCho
     weights = [WeightScheme.parse(name) for name in scores.weights]
     schemes = [LinearScheme.parse(f"{w}a{bits}") for w in weights if not w.is_float for bits in terms.activations]
     # Half precision is always a choice: it is legal everywhere, and what no score says counts as lossless.
-    schemes.append(LinearScheme.parse("f16"))
+    schemes = _measured(site, [*schemes, LinearScheme.parse("f16")], terms.latencies)
     outputs, inputs = site.shape
     sizes = np.full(-(-outputs // TILE_ROWS), TILE_ROWS)
     sizes[-1] = outputs - TILE_ROWS * (len(sizes) - 1)

@@ -27,6 +27,16 @@ def damped(moment: Floats, damping: float = DAMPING) -> Floats:
     return result
 
 
+def conditional(moment: Floats) -> Doubles:
+    """1 / (H^-1)_jj of damped H, float64 [inputs]: what an error of column j costs when all others make up for it.
+
+    It is H_jj less what the other inputs predict of input j, and never above H_jj.
+    """
+    inverse = np.linalg.inv(damped(moment).astype(np.float64))
+    costs: Doubles = 1 / np.diag(inverse)
+    return costs
+
+
 def row_losses(error: Floats, moment: Floats) -> Doubles:
     """e H e^T of each row e of ``error`` [outputs, inputs]: float64 [outputs]."""
     losses: Doubles = np.einsum("ij,ij->i", error @ moment, error, dtype=np.float64)

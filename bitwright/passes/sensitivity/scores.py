@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from bitwright.codegen.cache_layout import PackedCache
 from bitwright.codegen.reference.cache import round_trip
 from bitwright.codegen.reference.linear import activation_integers, quantize_activation
+from bitwright.errors import UnsupportedError
+from bitwright.keymap import KeyMap, mixing
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.sensitivity.fisher import squared_effects
 from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric
@@ -107,12 +109,38 @@ def cache_scores(site: Site, values: Floats, gradients: Floats, schemes: Sequenc
     return SiteScores(site.name, caches={scheme.name: loss(scheme) for scheme in schemes})
 
 
-def stored(values: Floats, scheme: CacheScheme) -> Floats:
-    """What a cache gives back for float32 [tokens, heads, head size]."""
+def stored(values: Floats, scheme: CacheScheme, key_map: KeyMap | None = None) -> Floats:
+    """What a cache gives back for float32 [tokens, heads, head size], the tokens from position 0 on.
+
+    Args:
+        key_map: of mapped keys, which come back through its inverse.
+
+    Raises:
+        UnsupportedError: mapped keys without their map.
+    """
+    if scheme.mapped and scheme.tensor == "v":
+        mix = mixing(values.shape[2]).astype(np.float32)
+        spread: Floats = _round_trip(values @ mix, scheme) @ mix.T
+        return spread
+    if scheme.mapped:
+        if key_map is None:
+            raise UnsupportedError(
+                f"{scheme} cannot be scored or simulated",
+                limit="mapped keys need the map that compiling calibrates",
+                remedy=f"leave it out, or use {replace(scheme, mapped=False)}",
+            )
+        mapped = np.einsum("thd,hde->the", values, key_map.keys) + key_map.shift
+        back = _round_trip(mapped.astype(np.float32), scheme) - key_map.shift
+        unmapped: Floats = np.einsum("the,hed->thd", back, np.linalg.inv(key_map.keys)).astype(np.float32)
+        return unmapped
     if scheme.bits == 32:
         return values
     if scheme.is_float:
         return values.astype(np.float16).astype(np.float32)
+    return _round_trip(values, scheme)
+
+
+def _round_trip(values: Floats, scheme: CacheScheme) -> Floats:
     tokens, heads, width = values.shape
     result: Floats = round_trip(values, PackedCache(scheme, heads, width, tokens))
     return result

@@ -9,7 +9,7 @@ import pytest
 from bitwright.passes.quantizers.feedback import column_order, error_feedback, factors
 from bitwright.passes.quantizers.fit import fit_groups
 from bitwright.passes.quantizers.grid import Integers
-from bitwright.passes.quantizers.objective import damped, row_losses
+from bitwright.passes.quantizers.objective import conditional, damped, row_losses
 from bitwright.scheme import WeightScheme
 from tests.passes.quantizers.cases import weights_and_moment
 
@@ -81,3 +81,18 @@ def test_the_objective_is_the_sum_of_the_weighted_rounding_errors() -> None:
     assert row_losses(error, moment[np.ix_(order, order)]).sum() == pytest.approx(
         float((rounding**2 @ importance).sum()), rel=1e-4
     )
+
+
+def test_the_conditional_cost_of_a_column_is_what_is_left_when_the_others_are_free() -> None:
+    random = np.random.default_rng(4)
+    x = random.standard_normal((200, 12)) @ random.standard_normal((12, 12))
+    moment = damped((x.T @ x / 200).astype(np.float32), 0.0)
+    found = conditional(moment)
+    full = damped(moment).astype(np.float64)
+    for j in (0, 5, 11):
+        others = [k for k in range(12) if k != j]
+        # The least of e H e^T with e_j = 1: a least-squares problem in the other elements.
+        best = np.linalg.solve(full[np.ix_(others, others)], -full[others, j])
+        error = np.insert(best, j, 1.0)
+        np.testing.assert_allclose(found[j], error @ full @ error, rtol=1e-6)
+    assert (found <= np.diag(full) * (1 + 1e-6)).all()

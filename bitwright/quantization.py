@@ -1,0 +1,66 @@
+"""How the weights of a compilation become codes: by a quantizer, from what a profile kept, or by training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bitwright.distillation import distilled
+
+if TYPE_CHECKING:
+    from bitwright.frontend.model import ImportedModel
+    from bitwright.moments import Moments
+    from bitwright.options import Options
+    from bitwright.passes.quantizers.matrix import Quantizer
+    from bitwright.plan import Plan
+    from bitwright.program import Parameter, Program
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What turns matrices into codes.
+
+    Attributes:
+        quantizer_of: by parameter.
+        digests: of what it depends on, for the manifest.
+        description: one sentence for the report.
+    """
+
+    quantizer_of: Callable[[Parameter], Quantizer]
+    digests: Mapping[str, str]
+    description: str
+
+
+def quantization(
+    model: ImportedModel, program: Program, plan: Plan, options: Options, moments: Moments | None, tell: Tell
+) -> Quantization:
+    """What ``options`` ask for; distillation happens here and now, everything else when weights are written.
+
+    Args:
+        moments: what the quantizer calibrated on; they must stay readable until the weights are written.
+        tell: called with the name of each matrix as it is quantized, and with each training step.
+    """
+    from bitwright.passes.quantizers.kept import KeptCodes, KeptQuantizers
+    from bitwright.passes.quantizers.ready import ReadyMatrices
+    from bitwright.passes.quantizers.sites import SiteQuantizers
+
+    quantizer_of: Callable[[Parameter], Quantizer] = SiteQuantizers(
+        options.quantizer, moments, lambda matrix: tell(f"quantize {matrix}")
+    )
+    if options.codes is not None:
+        rows = {site.weight: (site.name, site.shape[0]) for site in program.sites if site.weight}
+        quantizer_of = KeptQuantizers(KeptCodes(options.codes), rows, quantizer_of)
+    digests = {} if moments is None else {"calibration": moments.digest}
+    description = f"Quantized by {options.quantizer}."
+    if options.distill:
+        trained = distilled(model, program, plan, options, quantizer_of, tell)
+        quantizer_of = ReadyMatrices(trained.matrices, quantizer_of)
+        digests["distillation"] = trained.digest
+        description = (
+            f"Quantized by {options.quantizer}, then trained for {options.distill} steps: divergence of held-out text "
+            f"{trained.before:.4f} before, {trained.after:.4f} after."
+        )
+    return Quantization(quantizer_of, digests, description)

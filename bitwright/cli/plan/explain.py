@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 COLUMNS = ("site", "scheme", "bits", "bytes", "predicted KL", "a byte more saves", "a byte less costs", "why")
 MOVES = ("scheme", "bits", "bytes", "predicted KL", "with its charges", "")
 
+UNITS = {"bytes": "byte", "decode_ms": "millisecond of a step", "prefill_ms": "millisecond of a prompt"}
+
 
 def command(
     plan: PlanArgument,
@@ -80,10 +82,7 @@ def _without_profile(plan: Plan, site: str | None, json: bool) -> None:
 
 
 def _price(plan: Plan, explanation: Explanation) -> None:
-    charges = ", ".join(
-        f"{price:.3e} nats per {'byte' if name == 'bytes' else f'unit of {name}'}"
-        for name, price in explanation.price.charges.items()
-    )
+    charges = ", ".join(f"{price:.3e} nats per {UNITS[name]}" for name, price in explanation.price.charges.items())
     source = "the plan's own" if explanation.stated else "read off the plan, which states none"
     console.note(f"price: {charges or 'nothing is charged for'} ({source})")
     if plan.notes.get("binding"):

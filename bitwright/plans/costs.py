@@ -25,11 +25,14 @@ class Costs:
     Attributes:
         context: cached tokens that count as bytes; None: caches store nothing.
         latencies: None: time is not known.
+        activations: bits that inputs may be read with in menus. More of them cost time and no bytes: where time is not
+            known they would look free.
     """
 
     profile: Profile
     context: int | None = None
     latencies: Latencies | None = None
+    activations: tuple[int, ...] = (8, 16)
     _scores: dict[str, SiteScores] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, site: str, scheme: Scheme) -> Decision:
@@ -48,6 +51,11 @@ class Costs:
         plan.check_sites(self.profile.header.sites)
         return {site: self.of(site, scheme) for site, scheme in plan.schemes.items()}
 
+    def alike(self, scheme: LinearScheme, other: LinearScheme) -> bool:
+        """May one be compared with the other: do their activations cost the same, or is it known what they cost?"""
+        same = scheme.activation == other.activation or scheme.weight.is_float or other.weight.is_float
+        return same or self.latencies is not None
+
     def menu(self, site: str) -> tuple[Decision, ...]:
         """Every scheme that was profiled for the whole site, the smallest first."""
         scores = self._site(site)
@@ -60,7 +68,7 @@ class Costs:
         scores = self._site(site)
         schemes = []
         for weight in map(WeightScheme.parse, scores.weights):
-            widths = (16,) if weight.is_float or not scores.activations else (8, 16)
+            widths = (16,) if weight.is_float or not scores.activations else self.activations
             schemes += [LinearScheme(weight, ActivationScheme(bits)) for bits in widths]  # type: ignore[arg-type]
         return schemes
 

@@ -85,7 +85,7 @@ def _others(decision: Decision, costs: Costs) -> Iterator[tuple[Scheme, str]]:
     runs = runs_of(scheme, costs.profile.header.site(decision.site).shape[0])
     for position, run in enumerate(runs):
         for linear in costs.linear_schemes(decision.site):
-            if linear == run.scheme:
+            if linear == run.scheme or not costs.alike(run.scheme, linear):
                 continue
             where = f"{run.rows} rows: " if len(runs) > 1 else ""
             changed = (*runs[:position], Run(linear, run.rows), *runs[position + 1 :])

@@ -47,7 +47,7 @@ def test_explain(command: Any, files: tuple[Path, Path, Path]) -> None:
     assert len(done.stdout.decode().splitlines()) == 10
     assert "read off the plan, which states none" in done.stderr.decode()
     one = command("plan", "explain", before, "--profile", profile, "--site", "layer.0.q")
-    assert len(one.stdout.decode().splitlines()) == 13
+    assert len(one.stdout.decode().splitlines()) == 7
     assert "next up: " in one.stderr.decode() and "per byte" in one.stderr.decode()
     document = json.loads(
         command("plan", "explain", before, "--profile", profile, "--site", "layer.0.q", "--json").stdout
@@ -75,6 +75,8 @@ def test_draw_names_its_files(command: Any, files: tuple[Path, Path, Path], tmp_
         (["explain", "nowhere.json"], 3, "the plan cannot be read"),
         (["explain", "{plan}", "--site", "layer.9.q"], 2, "the plan has no site layer.9.q"),
         (["explain", "{plan}", "--profile", "{folder}"], 3, "there is no profile here"),
+        (["explain", "{plan}", "--latencies", "{plan}"], 2, "latencies need sites"),
+        (["explain", "{plan}", "--profile", "{profile}", "--latencies", "{plan}"], 3, "the latency table"),
         (["draw", "{plan}", "-o", "p.txt"], 2, "'p.txt' is no name of a picture"),
         (["explain", "{foreign}", "--profile", "{profile}"], 3, "the profile is of another model than the plan"),
     ],

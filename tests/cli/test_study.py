@@ -53,7 +53,7 @@ def test_the_table_and_the_document(command: Any, asked: list[StudyRequest], tmp
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--max-bytes", "much"], "'much' is no size"),
+        (["--max-bytes", "much"], "'much' is not a size"),
         (["--max-bytes", "1MB", "-s", "luck"], "'luck' is no strategy"),
         (["--max-bytes", "1MB"], "quality is measured on a text"),
         (["--max-bytes", "1MB", "--measure", "taste"], "'taste' cannot be measured"),

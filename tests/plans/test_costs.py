@@ -51,6 +51,8 @@ def test_latencies_are_asked_for_each_site_and_scheme(costs: Costs) -> None:
 def test_the_menu_holds_every_profiled_scheme_smallest_first(costs: Costs) -> None:
     menu = costs.menu("layer.1.mlp.0")
     assert len(menu) == 12 and menu[0].scheme.name == "u2g32a16" and menu[-1].scheme.name == "u8g32a8"
+    eight = Costs(costs.profile, activations=(8,)).menu("layer.1.mlp.0")
+    assert [d.scheme.name for d in eight] == [f"u{bits}g32a8" for bits in (2, 3, 4, 5, 6, 8)]
     assert [d.scheme.name for d in costs.menu("layer.1.v_cache")] == ["v4g32", "v8g32", "v16"]
 
 

@@ -45,9 +45,13 @@ def test_the_least_and_the_most_have_no_neighbour_on_one_side(costs: Costs) -> N
     assert neighbours(costs.of("table", parse_site_scheme("f16")), costs, Price({})).up is None
 
 
-def test_what_is_better_for_the_same_bytes_is_found(costs: Costs) -> None:
-    found = neighbours(costs.of("table", parse_site_scheme("u4g32a8")), costs, Price({}))
-    assert found.free is not None and found.free.part == "u4g32a8 -> u4g32a16"
+def test_activations_are_compared_only_where_time_is_known(costs: Costs) -> None:
+    decision = costs.of("table", parse_site_scheme("u4g32a8"))
+    found = neighbours(decision, costs, Price({}))
+    assert found.free is None and found.up is not None and found.up.part == "u4g32a8 -> u5g32a8"
+    timed = Costs(costs.profile, latencies=lambda *_: {"decode_ms": 1.0})
+    better = neighbours(timed.of("table", decision.scheme), timed, Price({})).free
+    assert better is not None and better.part == "u4g32a8 -> u4g32a16"
 
 
 def test_time_is_charged_for_at_its_price(costs: Costs) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from bitwright.cli import console
 from bitwright.cli.options import JsonOption
-from bitwright.cli.plan.options import ContextOption, ProfileOption, read_costs, read_plan
+from bitwright.cli.plan.options import ContextOption, LatenciesOption, ProfileOption, read_costs, read_plan
 
 if TYPE_CHECKING:
     from bitwright.plans.diff import Difference, Uses
@@ -22,6 +22,7 @@ def command(
     after: Annotated[Path, typer.Argument(metavar="B", help="Another plan of the same model.")],
     profile: ProfileOption = None,
     context: ContextOption = None,
+    latencies: LatenciesOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the sites that have different schemes in two plans, those that changed alike together.
@@ -31,7 +32,7 @@ def command(
     from bitwright.plans.diff import difference
 
     first, second = read_plan(before), read_plan(after)
-    found = difference(first, second, read_costs(profile, second, context))
+    found = difference(first, second, read_costs(profile, second, context, latencies))
     if json:
         console.print_json(found.to_json())
         return

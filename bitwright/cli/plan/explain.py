@@ -8,7 +8,14 @@ import typer
 
 from bitwright.cli import console
 from bitwright.cli.options import JsonOption
-from bitwright.cli.plan.options import ContextOption, PlanArgument, ProfileOption, read_costs, read_plan
+from bitwright.cli.plan.options import (
+    ContextOption,
+    LatenciesOption,
+    PlanArgument,
+    ProfileOption,
+    read_costs,
+    read_plan,
+)
 
 if TYPE_CHECKING:
     from bitwright.plan import Plan
@@ -19,12 +26,15 @@ if TYPE_CHECKING:
 COLUMNS = ("site", "scheme", "bits", "bytes", "predicted KL", "a byte more saves", "a byte less costs", "why")
 MOVES = ("scheme", "bits", "bytes", "predicted KL", "with its charges", "")
 
+UNITS = {"bytes": "byte", "decode_ms": "millisecond of a step", "prefill_ms": "millisecond of a prompt"}
+
 
 def command(
     plan: PlanArgument,
     profile: ProfileOption = None,
     site: Annotated[str | None, typer.Option("--site", help="One site, with every scheme it could have.")] = None,
     context: ContextOption = None,
+    latencies: LatenciesOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show why each site of a plan got its bits.
@@ -40,7 +50,7 @@ def command(
         raise UsageError(
             f"the plan has no site {site}", where="--site", remedy="leave --site out to see the names of all"
         )
-    costs = read_costs(profile, found, context)
+    costs = read_costs(profile, found, context, latencies)
     if costs is None:
         _without_profile(found, site, json)
         return
@@ -72,10 +82,7 @@ def _without_profile(plan: Plan, site: str | None, json: bool) -> None:
 
 
 def _price(plan: Plan, explanation: Explanation) -> None:
-    charges = ", ".join(
-        f"{price:.3e} nats per {'byte' if name == 'bytes' else f'unit of {name}'}"
-        for name, price in explanation.price.charges.items()
-    )
+    charges = ", ".join(f"{price:.3e} nats per {UNITS[name]}" for name, price in explanation.price.charges.items())
     source = "the plan's own" if explanation.stated else "read off the plan, which states none"
     console.note(f"price: {charges or 'nothing is charged for'} ({source})")
     if plan.notes.get("binding"):

@@ -15,7 +15,7 @@ from bitwright.errors import InfeasibleError, UnsupportedError, UsageError
 from bitwright.passes.allocate.choices import Latencies, SiteChoices, Terms, choices_of, problem_of
 from bitwright.passes.allocate.dual import Infeasible
 from bitwright.passes.allocate.problem import Problem, Vertex
-from bitwright.passes.allocate.solve import Solution, solve
+from bitwright.passes.allocate.solve import Method, Solution, solve
 from bitwright.plan import Plan
 from bitwright.runs import Scheme
 from bitwright.sensitivity import Profile, ProfileHeader
@@ -133,11 +133,11 @@ def allocate(profile: Profile, budgets: Budgets, settings: Settings | None = Non
     problem = problem_of(choices, fixed, max_runs)
     limits = _limits(profile, budgets)
     objective = RESOURCES.index(budgets.objective)
-    exact = settings.grain == "matrix" or max_runs == 1
+    method: Method = "exact" if settings.grain == "matrix" else "columns"
     aim = dict(limits)
     best: tuple[Solution, dict[str, Scheme], int] | None = None
     for _ in range(EXACT_ROUNDS):
-        found = solve(problem, objective, aim, "exact" if exact and settings.grain == "matrix" else "columns")
+        found = solve(problem, objective, aim, method)
         if isinstance(found, Infeasible):
             if best is not None:
                 break

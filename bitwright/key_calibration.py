@@ -24,7 +24,7 @@ def mapped_layers(plan: Plan) -> tuple[int, ...]:
     return tuple(
         int(name.split(".")[1])
         for name, scheme in plan.schemes.items()
-        if isinstance(scheme, CacheScheme) and scheme.mapped
+        if isinstance(scheme, CacheScheme) and scheme.tensor == "k" and scheme.mapped
     )
 
 

@@ -13,7 +13,7 @@ from bitwright.scheme import CacheScheme, LinearScheme
 
 DEFAULT_SCHEME = "u4g32a8"
 DEFAULT_CONTEXT = 2048
-DEFAULT_CHUNK = 256
+DEFAULT_CHUNK = 512
 LARGEST_CHUNK = 4096
 
 QuantizerName = Literal["rtn", "clip", "gptq", "auto"]
@@ -109,7 +109,7 @@ class Options:
     def maps_keys(self) -> bool:
         """Some keys are stored mapped, which asks for calibration."""
         planned = self.plan.schemes.values() if self.plan else (self.keys,)
-        return any(isinstance(scheme, CacheScheme) and scheme.mapped for scheme in planned)
+        return any(isinstance(scheme, CacheScheme) and scheme.keeps_first for scheme in planned)
 
     def describe(self) -> str:
         """The resolved options in one line."""

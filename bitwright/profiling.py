@@ -81,7 +81,7 @@ class ProfileOptions:
             raise UsageError(f"{self.tokens} tokens, {self.jobs} jobs", limit="at least 1 of each")
         _ = self.weights
         for scheme in self.caches:
-            if scheme.mapped:
+            if scheme.mapped and scheme.tensor == "k":
                 raise UnsupportedError(
                     f"a profile of {scheme}",
                     where="--schemes",

@@ -14,6 +14,7 @@ A scheme prints and parses as a short name:
 ``k4g32``  a K cache of 4-bit codes: in every token, 32 elements of a head share a scale and a zero point
 ``v3row``  a V cache of 3-bit codes with one scale and zero point per token and head
 ``k4rowm`` keys that a calibrated map evens out before they are quantized, and the first token exact as well
+``v4rowm`` values that an orthonormal map evens out
 ========== =====================================================================================================
 
 A linear layer's scheme is a weight scheme followed by an activation scheme: ``u4g32a8``.
@@ -216,9 +217,10 @@ class CacheScheme:
         tensor: ``k`` or ``v``.
         bits: 16 or 32 for floats; else the width of one code.
         group: elements of a token's head that share a scale and a zero point; 0 means the whole head (and floats).
-        mapped: packed keys only: an affine map per head, calibrated, spreads what matters to the scores evenly over the
-            elements before they are quantized (``keymap.py``), and the first token, which many heads attend to most,
-            is kept in half precision too.
+        mapped: packed caches only. Keys: an affine map per head, calibrated, spreads what matters to the scores evenly
+            over the elements before they are quantized (``keymap.py``), and the first token, which many heads attend
+            to most, is kept in half precision too. Values: an orthonormal map (Hadamard) does, and is undone behind
+            the attention.
     """
 
     tensor: Literal["k", "v"]
@@ -228,7 +230,7 @@ class CacheScheme:
 
     def __post_init__(self) -> None:
         known = (self.bits in BITS and self.group in (0, *CACHE_GROUPS)) or (self.bits in (16, 32) and not self.group)
-        if self.mapped and (self.tensor != "k" or self.is_float):
+        if self.mapped and self.is_float:
             known = False
         if self.tensor not in ("k", "v") or not known:
             raise _no_cache_scheme(self.name)
@@ -271,13 +273,18 @@ class CacheScheme:
 
     def fixed_bytes(self, heads: int, head_dim: int) -> int:
         """Bytes beside those of the tokens: the exact first token of mapped keys."""
-        return heads * head_dim * 2 if self.mapped else 0
+        return heads * head_dim * 2 if self.keeps_first else 0
+
+    @property
+    def keeps_first(self) -> bool:
+        """The first token is kept in half precision too."""
+        return self.mapped and self.tensor == "k"
 
 
 def _no_cache_scheme(text: str) -> UsageError:
     widths, groups = ", ".join(map(str, BITS)), ", ".join(map(str, CACHE_GROUPS))
     return UsageError(
         f"'{text}' is not a cache scheme",
-        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row, and m for mapped keys",
+        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row, and m for mapped",
         remedy="use a name such as k16, k8g32, k4rowm, v4g32 or v4row",
     )

@@ -23,11 +23,11 @@ from bitwright.target import Target
 CALL_BYTES = 4 << 20
 """Weights that one call of a chain reads: the kernel is called often enough for this."""
 
-BURST_BYTES = 24 << 20
-"""Weights that one run reads, in calls of the chain one right after the other: as long as a decode step, because memory
-that was idle is slower at first."""
+ROUNDS = 2
+"""Times that one run reads the whole working set, without a pause: decoding does, and part of the weights is then found
+in the last cache level, which others take over as soon as it is not used. The last round is timed."""
 
-MOST_BURST, LEAST_BURST = 8, 2
+MOST_BURST, LEAST_BURST = 128, 2
 
 MOST_CALLS, LEAST_CALLS = 48, 6
 
@@ -42,8 +42,6 @@ class Chain:
     def __init__(self, kernel: StepKernel, threads: int, target: Target, arena: Arena) -> None:
         self.kernel, self.threads = kernel, threads
         self.calls = min(max(CALL_BYTES // max(kernel.cold_bytes, 1), LEAST_CALLS), MOST_CALLS)
-        burst = BURST_BYTES // (self.calls * max(kernel.cold_bytes, 1))
-        self._burst = min(max(burst, LEAST_BURST), MOST_BURST)
         self._arena, self._generation = arena, 0
         program, self._schedule = _program(kernel, threads, self.calls)
         self._function = _compile(kernel, program, self._schedule, target)
@@ -65,8 +63,10 @@ class Chain:
         for name in kernel.zeroed:
             self._hot[name][...] = 0
         entries = self.calls * len(kernel.arguments) + len(kernel.scratch)
-        self._tables = [aligned_zeros(entries, "uint64") for _ in range(self._burst)]
-        self._ticks = [aligned_zeros(len(schedule.tasks) + 1, "int64") for _ in range(self._burst)]
+        burst = -(-ROUNDS * self._arena.nbytes // (self.calls * max(kernel.cold_bytes, 1)))
+        burst = min(max(burst, LEAST_BURST), MOST_BURST)
+        self._tables = [aligned_zeros(entries, "uint64") for _ in range(burst)]
+        self._ticks = [aligned_zeros(len(schedule.tasks) + 1, "int64") for _ in range(burst)]
         work = aligned_zeros(schedule.arena_bytes(self.threads), "uint8")
         words = aligned_zeros(self.threads * WORDS, "int64")
         tokens, best, state = (aligned_zeros(1, dtype) for dtype in ("int64", "int64", "uint64"))
@@ -99,8 +99,9 @@ class Chain:
             table[self.calls * width + index] = self._hot[spec.name].ctypes.data
 
     def mean_cycles(self) -> float:
-        """Mean cycles of a call in one run; the first call of the chain, which starts from rest, left out."""
-        return float(self.run()[1:].mean())
+        """Mean cycles of a call in the last round of one run."""
+        cycles = self.run()
+        return float(cycles[len(cycles) - len(cycles) // ROUNDS :].mean())
 
     @property
     def started(self) -> int:

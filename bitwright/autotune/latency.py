@@ -219,7 +219,22 @@ def between(known: Mapping[int, float], wanted: int | None, *, beyond: bool = Fa
 def missing(
     table: LatencyTable, workloads: Iterable[Workload], working_sets: Iterable[int]
 ) -> list[tuple[Workload, int]]:
-    """What is still to be measured, in order, each once. Prompts compute more than they read: one set is enough."""
-    sets = tuple(working_sets)
-    wanted = dict.fromkeys((work, size) for work in workloads for size in (sets if work.m == 1 else sets[-1:]))
+    """What is still to be measured, in order, each once.
+
+    Prompts compute more than they read: the largest set is enough. A product is not timed in a set smaller than itself,
+    but in the largest in any case.
+    """
+    *smaller, largest = sorted(working_sets)
+    wanted: dict[tuple[Workload, int], None] = {}
+    for work in workloads:
+        sizes = [size for size in smaller if work.m == 1 and _weight_bytes(work) < size]
+        wanted |= dict.fromkeys((work, size) for size in (*sizes, largest))
     return [key for key in wanted if key not in table.entries]
+
+
+def _weight_bytes(work: Workload) -> int:
+    if work.op != LINEAR:
+        return 0
+    outputs, inputs = work.shape
+    runs = runs_of(parse_weights(work.scheme), outputs)
+    return sum(run.scheme.weight.storage_bytes(run.rows, inputs) for run in runs)

@@ -89,7 +89,7 @@ def command(
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
     ] = None,
-    chunk: Annotated[int, typer.Option("--prefill-chunk", help="Most tokens of a prompt in one call.")] = 256,
+    chunk: Annotated[int, typer.Option("--prefill-chunk", help="Most tokens of a prompt in one call.")] = 512,
     records: Annotated[
         Path | None,
         typer.Option("--records", help="Tuning records. Default: this user's for the target, and the package's."),

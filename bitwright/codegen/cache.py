@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from bitwright.codegen.cache_layout import PackedCache, why_no_packed_cache
 from bitwright.codegen.checks import check_lanes, check_positive
+from bitwright.codegen.columns import Columns
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.team import Phase, TeamKernel, standalone
 from bitwright.errors import UnsupportedError
@@ -113,11 +114,16 @@ def _tensor(name: str, scheme: CacheScheme, packed: PackedCache | None, floats: 
 
 @dataclass(frozen=True)
 class AppendSpec:
-    """The append kernel of one cache; ``rows`` 1 for decode, None for a symbolic number of tokens."""
+    """The append kernel of one cache; ``rows`` 1 for decode, None for a symbolic number of tokens.
+
+    ``key_source`` and ``value_source``: columns of wider matrices that k and v are, for any number of tokens.
+    """
 
     cache: CacheSpec
     rows: Literal[1] | None = None
     lanes: int = 8
+    key_source: Columns | None = None
+    value_source: Columns | None = None
 
     def __post_init__(self) -> None:
         check_lanes(self.lanes)
@@ -125,6 +131,12 @@ class AppendSpec:
     @property
     def name(self) -> str:
         return f"cache_append_{self.cache.name}"
+
+    @property
+    def sources(self) -> tuple[Columns, Columns]:
+        """The columns that k and v are of their matrices."""
+        widths = self.cache.kv_heads * self.cache.head_dim, self.cache.kv_heads * self.cache.value_dim
+        return self.key_source or Columns.all(widths[0]), self.value_source or Columns.all(widths[1])
 
 
 def append_team_kernel(spec: AppendSpec) -> TeamKernel:
@@ -165,8 +177,8 @@ def build_cache_append(spec: AppendSpec) -> Any:
     with kernel(spec.name) as k:
         n = symbol("n")
         buffers = {
-            "k": k.tensor("k", (n, cache.kv_heads * cache.head_dim), "float32"),
-            "v": k.tensor("v", (n, cache.kv_heads * cache.value_dim), "float32"),
+            "k": k.tensor("k", (n, spec.sources[0].total), "float32"),
+            "v": k.tensor("v", (n, spec.sources[1].total), "float32"),
             "k_cache": k.tensor("k_cache", cache.keys.shape, cache.keys.dtype),
             "v_cache": k.tensor("v_cache", cache.values.shape, cache.values.dtype),
             "pos": k.scalar("pos"),
@@ -202,20 +214,21 @@ def _append(spec: AppendSpec, buffers: Mapping[str, Any], i: Any, head: Any) -> 
 
     cache, keys, values = spec.cache, buffers["k"], buffers["v"]
     at = T.Bind(buffers["pos"] + i)
+    first_key, first_value = (source.first for source in spec.sources)
 
     def value(offset: Any, lanes: int) -> Any:
-        return load(values, [i, head * cache.value_dim + offset], lanes)
+        return load(values, [i, first_value + head * cache.value_dim + offset], lanes)
 
     if cache.packed_keys is not None:
 
         def key(offset: Any, lanes: int) -> Any:
-            return load(keys, [i, head * cache.head_dim + offset], lanes)
+            return load(keys, [i, first_key + head * cache.head_dim + offset], lanes)
 
         write_token(cache.packed_keys, buffers["k_cache"], key, head, at, spec.lanes)
     else:
         block, lane = T.Bind(T.floordiv(at, T.int64(BLOCK))), T.Bind(T.floormod(at, T.int64(BLOCK)))
         with loop(cache.head_dim) as d:
-            element = keys[i, head * cache.head_dim + d]
+            element = keys[i, first_key + head * cache.head_dim + d]
             T.buffer_store(buffers["k_cache"], T.cast(element, cache.keys.dtype), [head, block, d, lane])
     if cache.packed_values is not None:
         write_token(cache.packed_values, buffers["v_cache"], value, head, at, spec.lanes)

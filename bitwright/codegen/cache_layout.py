@@ -131,7 +131,7 @@ class PackedCache:
     @property
     def exact_tokens(self) -> int:
         """Tokens at the start of the context whose elements are kept in half precision too."""
-        return 1 if self.scheme.mapped else 0
+        return 1 if self.scheme.keeps_first else 0
 
     @property
     def shape(self) -> tuple[int, int]:

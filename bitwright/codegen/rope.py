@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bitwright.codegen.checks import check_lanes, check_positive
+from bitwright.codegen.columns import Columns
 from bitwright.errors import UnsupportedError
 
 
@@ -31,6 +32,7 @@ class RopeSpec:
         interleaved: pairs are neighbours instead of halves.
         rows: 1 for a decode kernel, None for a symbolic number of tokens.
         lanes: float32 lanes of the target's vectors.
+        source: the columns of x that are the heads; None where x has no others.
     """
 
     heads: int
@@ -40,6 +42,7 @@ class RopeSpec:
     interleaved: bool = False
     rows: Literal[1] | None = None
     lanes: int = 8
+    source: Columns | None = None
 
     def __post_init__(self) -> None:
         for name in ("heads", "head_dim", "rotary_dim", "positions"):
@@ -62,14 +65,15 @@ def build_rope(spec: RopeSpec) -> Any:
     """The PrimFunc of ``spec`` (arguments: module docstring)."""
     from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-    from bitwright.codegen.builder import kernel, load, loop, store
+    from bitwright.codegen.builder import kernel, load, loop, splat, store
     from bitwright.codegen.rowloop import for_rows, token_extent
     from bitwright.codegen.vectormath import for_spans, hold
 
     width, half = spec.heads * spec.head_dim, spec.rotary_dim // 2
+    source = spec.source or Columns.all(width)
     with kernel(spec.name) as k:
         n = token_extent(spec.rows)
-        x = k.tensor("x", (n, width), "float32")
+        x = k.tensor("x", (n, source.total), "float32")
         cos = k.tensor("cos", (spec.positions, half), "float32")
         sin = k.tensor("sin", (spec.positions, half), "float32")
         positions = k.tensor("positions", (n,), "int64")
@@ -91,7 +95,7 @@ def build_rope(spec: RopeSpec) -> Any:
 
                 def rotate(j: Any, lanes: int) -> None:
                     first, second = pair_at(i, base, j, lanes)
-                    a, b = hold(x[tuple(first)]), hold(x[tuple(second)])
+                    a, b = (hold(x[at[0], at[1] + splat(T.int64(source.first), lanes)]) for at in (first, second))
                     c = hold(load(cos, [position, j], lanes))
                     s = hold(load(sin, [position, j], lanes))
                     T.buffer_store(y, a * c - b * s, first)
@@ -99,7 +103,7 @@ def build_rope(spec: RopeSpec) -> Any:
 
                 def copy(j: Any, lanes: int) -> None:
                     at = [i, base + spec.rotary_dim + j]
-                    store(y, load(x, at, lanes), at, lanes)
+                    store(y, load(x, [i, at[1] + source.first], lanes), at, lanes)
 
                 for_spans(half, spec.lanes, rotate)
                 for_spans(spec.head_dim - spec.rotary_dim, spec.lanes, copy)

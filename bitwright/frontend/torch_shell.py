@@ -45,7 +45,6 @@ def export_shell(config: Any, stored: Mapping[str, StoredTensor], where: str) ->
         if value is None or dims(value) != stored[name].shape:
             return None
         value.const_value = stored[name].lazy(str(value.name))
-        value.dtype = stored[name].dtype
     return graph
 
 

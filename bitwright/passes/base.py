@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import tvm
 import tvm_ffi
-from tvm import relax
+from tvm import relax, tirx
 
 from bitwright.program import Program
 
@@ -143,12 +143,37 @@ def uses(function: Any) -> Counter[Any]:
     return counts
 
 
+def operator_name(value: Any) -> str:
+    """Full name of the operator that ``value`` calls; empty if it is no operator call."""
+    return str(value.op.name) if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) else ""
+
+
 def same_matrix(left: Any, right: Any) -> bool:
     """Are both variables two-dimensional, of one shape? (One row that is broadcast to n tokens has another.)"""
     types = [v.ty for v in (left, right) if isinstance(v, relax.Var) and isinstance(v.ty, relax.TensorType)]
     if len(types) != 2 or any(len(ty.shape.values) != 2 for ty in types):
         return False
     return bool(tvm_ffi.structural_equal(*(ty.shape for ty in types)))
+
+
+def column_slice(bound: dict[Any, Any], variable: Any) -> tuple[Any, int] | None:
+    """(source, first column) of a slice of whole rows' columns, by ``strided_slice`` or as a part of ``split``."""
+    value: Any = bound.get(variable)
+    if operator_name(value) == "relax.strided_slice":
+        axes, begin, steps = (
+            list(value.args[i]) if len(value.args) > i else [tirx.IntImm("int64", 1)] for i in (1, 2, 4)
+        )
+        if len(axes) != 1 or not all(isinstance(extent, tirx.IntImm) for extent in (*axes, *begin, *steps)):
+            return None
+        along = int(axes[0]) in (1, -1) and int(steps[0]) == 1 and int(begin[0]) >= 0
+        return (value.args[0], int(begin[0])) if along else None
+    if not isinstance(value, relax.TupleGetItem):
+        return None
+    split: Any = bound.get(value.tuple_value)
+    if operator_name(split) != "relax.split" or int(split.attrs.axis) not in (1, -1):
+        return None
+    widths = [int(part.shape.values[1]) for part in value.tuple_value.ty.fields]
+    return split.args[0], sum(widths[: value.index])
 
 
 def _live(function: Any) -> set[Any]:

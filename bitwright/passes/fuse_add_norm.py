@@ -12,8 +12,7 @@ from typing import Any
 from tvm import relax
 
 from bitwright import relax_ops
-from bitwright.passes.base import bindings, functions, operands, rewrite, same_matrix, with_event
-from bitwright.passes.fuse_glu import operator_name
+from bitwright.passes.base import bindings, functions, operands, operator_name, rewrite, same_matrix, with_event
 from bitwright.program import Program
 
 

@@ -14,8 +14,7 @@ from typing import Any
 from tvm import relax
 
 from bitwright import relax_ops
-from bitwright.passes.base import bindings, functions, rewrite, uses, with_event
-from bitwright.passes.fuse_glu import operator_name
+from bitwright.passes.base import bindings, functions, operator_name, rewrite, uses, with_event
 from bitwright.program import Program
 
 # What becomes of a binding: (the new operands in place) -> replacement.

@@ -60,7 +60,6 @@ def legal_caches(site: Site) -> list[CacheScheme]:
     """Every scheme that a cache ``site`` can have, narrowest first, then 16 and 32 bits."""
     letter: Any = site.kind[0]
     packed = [CacheScheme(letter, bits, group) for bits in BITS for group in (*CACHE_GROUPS, 0)]
-    if letter == "k":
-        packed += [CacheScheme("k", bits, group, mapped=True) for bits in BITS for group in (*CACHE_GROUPS, 0)]
+    packed += [CacheScheme(letter, bits, group, mapped=True) for bits in BITS for group in (*CACHE_GROUPS, 0)]
     candidates = [*packed, CacheScheme(letter, 16), CacheScheme(letter, 32)]
     return [scheme for scheme in candidates if why_no_packed_cache(scheme, site.shape[1]) is None]

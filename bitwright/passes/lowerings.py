@@ -17,6 +17,7 @@ from bitwright.codegen.attention import (
     build_attention_full,
 )
 from bitwright.codegen.cache import AppendSpec, CacheSpec, append_team_kernel, build_cache_append
+from bitwright.codegen.columns import Columns
 from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_binary, build_glu, build_unary
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.head_map import HeadMapSpec, build_head_map
@@ -28,6 +29,7 @@ from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
+from bitwright.passes.base import column_slice
 from bitwright.runs import parse_weights
 
 # TVM's pattern kind of functions that are not fused with others.
@@ -111,6 +113,14 @@ def static_rows(value: Any) -> Any:
     return 1 if hasattr(rows, "value") and int(rows.value) == 1 else None
 
 
+def _columns(at: Lowering, value: Any) -> tuple[Any, Columns | None]:
+    """What a kernel for many tokens reads instead of a slice: the matrix, and the columns of it that ``value`` is."""
+    found = column_slice(at.rewriter.bound, value) if at.rows is None else None
+    if found is None:
+        return value, None
+    return found[0], Columns(_width(value), _width(found[0]), found[1])
+
+
 def _width(value: Any) -> int:
     return int(value.ty.shape.values[1])
 
@@ -141,6 +151,7 @@ def _quantize_activation(at: Lowering) -> Any:
 def _rope(at: Lowering) -> Any:
     x, cos = at.call.args[:2]
     heads = int(at.attribute("heads"))
+    matrix, source = _columns(at, x)
     spec = RopeSpec(
         heads,
         _width(x) // heads,
@@ -149,8 +160,9 @@ def _rope(at: Lowering) -> Any:
         bool(int(at.attribute("interleaved"))),
         at.rows,
         at.isa.lanes,
+        source,
     )
-    return at.emit(at.kernel(spec, lambda: build_rope(spec)), at.call.args)
+    return at.emit(at.kernel(spec, lambda: build_rope(spec)), [matrix, *at.call.args[1:]])
 
 
 def _head_map(at: Lowering) -> Any:
@@ -165,7 +177,8 @@ def _attention(at: Lowering) -> Any:
     """Append to the caches in place, then attend: the attention reads the appended caches, which orders the two."""
     q, k, v, k_cache, v_cache, position = at.call.args
     cache = at.caches[int(at.attribute("layer"))]
-    append = AppendSpec(cache, at.rows, at.isa.lanes)
+    (k, key_source), (v, value_source) = _columns(at, k), _columns(at, v)
+    append = AppendSpec(cache, at.rows, at.isa.lanes, key_source, value_source)
     start = position.ty.values[0]
     written = at.rewriter.emit(
         relax.op.call_tir_inplace(

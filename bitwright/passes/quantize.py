@@ -24,7 +24,7 @@ from bitwright.codegen.packing import pack, pack_float
 from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.errors import BitwrightError
 from bitwright.passes.base import functions, rewrite
-from bitwright.passes.quantizers.matrix import Quantizer
+from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
 from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.program import Parameter, Program
 from bitwright.runs import parse_weights
@@ -146,21 +146,25 @@ class _PackedMatrix:
         return self._ready.pop(name)
 
     def _make(self) -> dict[str, npt.NDArray[Any]]:
-        weights = np.asarray(self.source.load(), dtype=np.float32)
         made = {}
-        for first, layout in self._runs():
-            tensors = self._packed(weights[first : first + layout.outputs], layout, first)
+        for (first, layout), quantized in zip(self._runs(), self._quantized(), strict=True):
+            if isinstance(quantized, np.ndarray):
+                tensors = pack_float(quantized, layout)
+            else:
+                tensors = pack(quantized.codes, quantized.scales, quantized.zeros, layout, quantized.codebook)
             made.update({self._name(first, name): array for name, array in tensors.items()})
         return made
 
-    def _packed(
+    def _quantized(self) -> list[QuantizedMatrix | npt.NDArray[np.float32]]:
+        """What each run packs: floats as they are, or codes. The weights are free again before codes are packed."""
+        weights = np.asarray(self.source.load(), dtype=np.float32)
+        return [self._run(weights[first : first + layout.outputs], layout, first) for first, layout in self._runs()]
+
+    def _run(
         self, weights: npt.NDArray[np.float32], layout: PackedLayout, first: int
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> QuantizedMatrix | npt.NDArray[np.float32]:
         try:
-            if layout.weight.is_float:
-                return pack_float(weights, layout)
-            quantized = self.quantizer(weights, layout.weight, first)
+            return weights if layout.weight.is_float else self.quantizer(weights, layout.weight, first)
         except BitwrightError as error:
             error.where = f"weight {self.source.name}"
             raise
-        return pack(quantized.codes, quantized.scales, quantized.zeros, layout, quantized.codebook)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bitwright.errors import InputError, UsageError
 from bitwright.runtime.artifact import Manifest, map_tensors
 from bitwright.runtime.artifact.files import LIBRARY, WEIGHTS
-from bitwright.runtime.artifact.tensorfile import write_tensors
+from bitwright.runtime.artifact.tensorfile import Tensor, write_tensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,12 @@ def write_cache(path: Path, manifest: Manifest, tokens: Sequence[int], state: Ma
 
     owner, ids = _owner(manifest), np.array(tokens, dtype=np.int64)
     digest = np.frombuffer(_digest(owner, ids, state), dtype=np.uint8)
-    tensors = {"artifact": np.frombuffer(owner, dtype=np.uint8), "digest": digest, "tokens": ids, **state}
+    tensors: dict[str, Tensor] = {
+        "artifact": np.frombuffer(owner, dtype=np.uint8),
+        "digest": digest,
+        "tokens": ids,
+        **state,
+    }
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=SUFFIX, dir=path.parent)
         try:
@@ -84,8 +89,8 @@ def _digest(
     owner: bytes, ids: np.ndarray, tensors: Mapping[str, np.ndarray], names: Mapping[str, np.ndarray] | None = None
 ) -> bytes:
     digest = hashlib.sha256(owner)
-    digest.update(memoryview(ids).cast("B"))
+    digest.update(ids.tobytes())
     for name in tensors if names is None else names:
         digest.update(f"\0{name}\0".encode())
-        digest.update(memoryview(tensors[name]).cast("B"))
+        digest.update(memoryview(tensors[name]).cast("B"))  # type: ignore[arg-type]
     return digest.digest()

@@ -78,14 +78,18 @@ class Problem:
 
     def plan(self, schemes: Schemes, strategy: str) -> Plan:
         """A plan whose notes say who made it, for which budget, and what is predicted."""
-        uses = total(self.costs.of(site, scheme) for site, scheme in schemes.items())
         header = self.costs.profile.header
+        predicted = {"kl": total(self.costs.of(site, scheme) for site, scheme in schemes.items())["kl"]}
+        if self.latencies is not None:
+            decode = self.latencies.decode
+            steps = (decode(site, schemes[site.name]) for site in self.sites)
+            predicted["decode_ms"] = self.latencies.decode_fixed + sum(steps)
         notes = {
             "strategy": strategy,
             "metric": header.metric,
             "budgets": self.budgets.to_json(),
             "bytes": self.size(schemes),
-            "predicted": {name: amount for name, amount in uses.items() if name != "bytes"},
+            "predicted": predicted,
             "profile": self.costs.profile.digest,
         }
         return Plan({site.name: schemes[site.name] for site in self.sites}, header.digest, header.target, notes)

@@ -18,13 +18,7 @@ from bitwright.study.solve import Desk
 Tell = Callable[[str], None]
 
 
-def run_study(
-    request: StudyRequest,
-    folder: Path,
-    *,
-    tell: Tell | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Report:
+def run_study(request: StudyRequest, folder: Path, *, tell: Tell | None = None) -> Report:
     """Run a study, or what is missing of it, and write its report.
 
     ``folder`` gets ``plans/``, ``measured/`` (one file per plan and stage), ``results/`` (one file per strategy, budget
@@ -32,8 +26,7 @@ def run_study(
     after each measurement.
 
     Args:
-        tell: called with what is being done.
-        progress: called with (cells measured, cells).
+        tell: called with what is being done, and how much of all is done.
 
     Raises:
         UsageError, InputError, UnsupportedError: see profiling, compiling and measuring.
@@ -53,18 +46,14 @@ def run_study(
         request, folder, digest, desk.quantizer, first.folder / "calibration", desk.codes(first), tell
     )
     for number, cell in enumerate(cells):
-        if progress is not None:
-            progress(number, len(cells))
-        laboratory.tell = _prefixed(tell, cell)
+        laboratory.tell = _prefixed(tell, f"{number}/{len(cells)} done, {cell.name}")
         laboratory.measure(cell)
         _write(folder, _report(request, digest, cells, laboratory))
-    if progress is not None:
-        progress(len(cells), len(cells))
     return _report(request, digest, cells, laboratory)
 
 
-def _prefixed(tell: Tell, cell: Cell) -> Tell:
-    return lambda text: tell(f"{cell.name}: {text}")
+def _prefixed(tell: Tell, prefix: str) -> Tell:
+    return lambda text: tell(f"{prefix}: {text}")
 
 
 def _report(request: StudyRequest, digest: str, cells: Sequence[Cell], laboratory: Laboratory) -> Report:

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bitwright.allocation import Budgets, Resource
+from bitwright.allocation import Budgets
 from bitwright.drawing import write_whole
 from bitwright.errors import InfeasibleError, InputError
 from bitwright.options import QuantizerName
 from bitwright.passes.allocate.choices import Latencies
 from bitwright.plans.costs import Costs
-from bitwright.runs import Scheme
 from bitwright.sensitivity import Profile, ProfileHeader
-from bitwright.site import Site
 from bitwright.storage import cache_bytes_per_token, weights_file_bytes
 from bitwright.study.cell import Cell
 from bitwright.study.problem import Problem, Schemes
@@ -120,12 +118,7 @@ class Desk:
             cached = cache_bytes_per_token(header, schemes) * (context or 0)
             return weights_file_bytes(header, schemes, context) + cached
 
-        def milliseconds(site: Site, scheme: Scheme) -> dict[Resource, float]:
-            assert latencies is not None
-            return {"decode_ms": latencies.decode(site, scheme)}
-
-        costs = Costs(profile, context, None if latencies is None else milliseconds)
-        return Problem(costs, Budgets(max_bytes=budget, context=context), size, latencies)
+        return Problem(Costs(profile, context), Budgets(max_bytes=budget, context=context), size, latencies)
 
     def latencies(self, header: ProfileHeader) -> Latencies | None:
         """What is known of the target's kernels for this model: measured before, by ``bitwright latency``."""

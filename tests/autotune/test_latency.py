@@ -148,6 +148,8 @@ def test_what_is_missing_is_each_thing_once() -> None:
     new, prompt = linear((64, 64)), linear((64, 64), m=16)
     wanted = [new, linear((576, 576)), new, prompt]
     assert missing(table(), wanted, SETS) == [(new, SETS[0]), (new, SETS[1]), (prompt, SETS[1])]
+    large = linear((49152, 1024), "f16")
+    assert missing(table(), [large], SETS) == [(large, SETS[1])]
 
 
 def anchor(tokens: int = 1, depth: int = 0, **changes: object) -> Anchor:

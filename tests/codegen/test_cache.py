@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
+from bitwright.codegen.columns import Columns
 from bitwright.codegen.reference.attention import pack_keys, pack_values
 from bitwright.errors import UnsupportedError
 from bitwright.scheme import CacheScheme
@@ -35,6 +36,18 @@ def test_appends_in_place(
         pos += n
         np.testing.assert_array_equal(k_cache, pack_keys(keys[:pos], 64, key_dtype, np.nan))
         np.testing.assert_array_equal(v_cache, pack_values(values[:pos], 64, value_dtype, np.nan))
+
+
+def test_keys_and_values_may_be_columns_of_one_matrix() -> None:
+    cache = CacheSpec(3, 20, 12, 64, CacheScheme("k", 16), CacheScheme("v", 16))
+    spec = AppendSpec(cache, key_source=Columns(60, 100, 0), value_source=Columns(36, 100, 61))
+    x = RNG.standard_normal((9, 100)).astype("float32")
+    caches = np.full(cache.keys.shape, np.nan, "float16"), np.full(cache.values.shape, np.nan, "float16")
+    k_cache, v_cache = call(build_cache_append, spec, x, x, *caches, 5, outputs=(2, 3))
+    keys, values = np.full((14, 3, 20), np.nan, "float32"), np.full((14, 3, 12), np.nan, "float32")
+    keys[5:], values[5:] = x[:, :60].reshape(9, 3, 20), x[:, 61:97].reshape(9, 3, 12)
+    np.testing.assert_array_equal(k_cache, pack_keys(keys, 64, "float16", np.nan))
+    np.testing.assert_array_equal(v_cache, pack_values(values, 64, "float16", np.nan))
 
 
 def test_large_append_goes_parallel_and_writes_the_same() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bitwright.codegen.columns import Columns
 from bitwright.codegen.reference.rope import rope
 from bitwright.codegen.rope import RopeSpec, build_rope
-from bitwright.errors import UnsupportedError
+from bitwright.errors import InternalError, UnsupportedError
 
 from .harness import assert_close, call, empty
 from .tolerances import EXACT, ROPE
@@ -34,6 +35,17 @@ def test_matches_oracle(heads: int, head_dim: int, rotary: int, interleaved: boo
         assert_close(y, rope(x, cos, sin, positions, heads, interleaved=interleaved), ROPE)
         untouched = x.reshape(n, heads, -1)[..., rotary:]
         assert_close(y.reshape(n, heads, -1)[..., rotary:], untouched, EXACT)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_heads_may_be_columns_of_a_wider_matrix(interleaved: bool) -> None:
+    spec = RopeSpec(3, 20, 12, POSITIONS, interleaved=interleaved, source=Columns(60, 100, 30))
+    cos, sin = tables(6)
+    x, positions = RNG.standard_normal((5, 100)).astype("float32"), RNG.integers(0, POSITIONS, 5)
+    (y,) = call(build_rope, spec, x, cos, sin, positions, empty(5, 60), outputs=(4,))
+    assert_close(y, rope(x[:, 30:90], cos, sin, positions, 3, interleaved=interleaved), ROPE)
+    with pytest.raises(InternalError, match="columns 41 to 101 of 100"):
+        Columns(60, 100, 41)
 
 
 def test_scores_depend_on_the_distance_alone() -> None:

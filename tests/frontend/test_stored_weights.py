@@ -13,8 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from bitwright.errors import InputError
-from bitwright.frontend import huggingface, load, torch_model, torch_shell
-from bitwright.frontend.assemble import assemble
+from bitwright.frontend import load, torch_model, torch_shell
 from bitwright.frontend.model import ImportedModel
 from bitwright.frontend.stored_weights import stored_tensors
 from tests.frontend import zoo
@@ -75,7 +74,12 @@ def test_halves_are_widened_as_torch_widens_them(
 def test_what_transformers_would_convert_is_left_to_it(
     folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transformers.conversion_mapping.get_model_conversion_mapping", lambda *_, **__: ["a rename"])
+    from transformers import conversion_mapping as library
+    from transformers.core_model_loading import WeightRenaming
+
+    library.get_checkpoint_conversion_mapping("llama")  # fills the table that is changed here
+    renames = [WeightRenaming(source_patterns="old_name", target_patterns="new_name")]
+    monkeypatch.setitem(library._checkpoint_conversion_mapping_cache, "llama", renames)
     assert shell(folder("llama")) is None
 
 
@@ -100,25 +104,34 @@ def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     assert stored_tensors([tmp_path / "model.safetensors"]) is None
 
 
-def test_a_tensor_is_read_from_its_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_a_tensor_is_read_from_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     from safetensors.numpy import save_file
 
-    arrays = {name: np.random.default_rng(i).random((3, i + 1), np.float32) for i, name in enumerate("abc")}
+    monkeypatch.setattr("bitwright.frontend.stored_weights.BLOCK", 4)
+    arrays = {name: np.random.default_rng(i).random((3, i)).astype(kind) for i, name in enumerate("abc")}
     save_file(arrays, tmp_path / "model.safetensors")
     found = stored_tensors([tmp_path / "model.safetensors"])
     assert found is not None
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name].lazy(name).numpy(), array)
+        read = found[name].lazy(name).numpy()
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, array.astype(np.float32))
 
 
-def test_a_file_cut_off_after_its_header_was_read_is_an_input_error(folder: Callable[[str], Path]) -> None:
-    path = folder("llama")
-    source = huggingface.read(path, None)
-    weights = path / "model.safetensors"
-    with weights.open("r+b") as file:
-        file.truncate(weights.stat().st_size // 2)
-    with pytest.raises(InputError, match=r"the data of tensor '.*' cannot be read"):
-        assemble(source)
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_a_file_cut_off_after_its_header_was_read_is_an_input_error(tmp_path: Path, kind: str) -> None:
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.ones((8, 1024), kind)}, path)
+    found = stored_tensors([path])
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 5000)
+    assert found is not None
+    with pytest.raises(InputError, match="the data of tensor 'a' cannot be read") as error:
+        found["a"].lazy("a").numpy()
+    assert error.value.where == str(path)
 
 
 PEAK = """

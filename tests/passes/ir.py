@@ -6,8 +6,7 @@ from collections import Counter
 from typing import Any
 
 from bitwright import relax_ops
-from bitwright.passes.base import bindings, functions
-from bitwright.passes.fuse_glu import operator_name
+from bitwright.passes.base import bindings, functions, operator_name
 from bitwright.program import Program
 
 

@@ -28,6 +28,7 @@ from bitwright.program import Program
 from bitwright.runtime.session import load
 from bitwright.scheme import LinearScheme
 from tests.canonical_model import Shape, decoder
+from tests.passes.ir import operators
 
 
 def _lowered(program: Program, scheme: str = "u4g32a8") -> Program:
@@ -40,6 +41,15 @@ def _lowered(program: Program, scheme: str = "u4g32a8") -> Program:
 
 def _flat(program: Program) -> Program:
     return FlattenDecode(threads=2, lanes=8)(program)
+
+
+def test_prompts_read_queries_keys_and_values_where_they_were_computed(prepare: Any) -> None:
+    """Rotary kernels and caches take columns of the joined product; only decode, where slices are views, has any."""
+    lowered = _lowered(prepare(layers=2))
+    assert (
+        operators(lowered, "prefill")["relax.strided_slice"] == operators(lowered, "score")["relax.strided_slice"] == 0
+    )
+    assert operators(lowered)["relax.strided_slice"] == 2 * 3
 
 
 def test_decode_leaves_the_module_with_what_only_it_called(prepare: Any) -> None:
@@ -137,7 +147,8 @@ def _refuse(_self: FlattenDecode, _program: Program) -> Any:
     "shape", [Shape(), Shape(heads=9, kv_heads=3, width=288, vocab=211), Shape(window=8, bias=True)]
 )
 def test_decoding_equals_scoring(tmp_path: Path, shape: Shape, threads: int) -> None:
-    pipeline.compile(decoder(shape), tmp_path / "a", context=64, scheme="u4g32a8")
+    # In caches of single precision, because prompts multiply narrower ones as integers, and decoding does not.
+    pipeline.compile(decoder(shape), tmp_path / "a", context=64, scheme="u4g32a8", kv_bits=32)
     session = load(tmp_path / "a", threads=threads)
     ids = np.random.default_rng(1).integers(0, shape.vocab, 40).tolist()
     expected = session.logits(ids)

@@ -9,8 +9,9 @@ import numpy as np
 
 from bitwright.codegen.isa import GENERIC
 from bitwright.passes.annotate import Annotate
+from bitwright.passes.base import operator_name
 from bitwright.passes.fuse_add_norm import FuseAddNorm
-from bitwright.passes.fuse_glu import FuseGlu, operator_name
+from bitwright.passes.fuse_glu import FuseGlu
 from bitwright.passes.fuse_linears import FuseLinears
 from bitwright.passes.lower import Lower
 from bitwright.passes.quantize import Quantize

@@ -20,9 +20,10 @@ from tests.passes.ir import named
 RNG = np.random.default_rng(3)
 
 
-def annotated(program: Program, keys: str) -> Program:
+def annotated(program: Program, keys: str, values: str = "v16") -> Program:
     plan = uniform_plan(program.sites, LinearScheme.parse("u4g32a8"), table=None, cache_bits=16, model="m", target="t")
-    return Annotate(replace(plan, schemes={**plan.schemes, "layer.1.k_cache": CacheScheme.parse(keys)}))(program)
+    caches = {"layer.1.k_cache": CacheScheme.parse(keys), "layer.1.v_cache": CacheScheme.parse(values)}
+    return Annotate(replace(plan, schemes={**plan.schemes, **caches}))(program)
 
 
 def a_map() -> KeyMap:
@@ -42,6 +43,18 @@ def test_queries_and_keys_of_the_mapped_layer_are_multiplied(prepare: Any) -> No
     np.testing.assert_array_equal(program.parameters["layer.1.key_shift"].load(), maps.shift)
     assert [str(call.attrs["k_scheme"]) for call in named(program, "attention")] == ["k16", "k4rowm"]
     assert program.events["map_keys"] == {"layers": 1}
+
+
+def test_values_are_mapped_and_sums_mapped_back(prepare: Any) -> None:
+    program = MapKeys()(annotated(prepare(layers=2), "k16", "v4rowm"))
+    calls = named(program, "head_map")
+    assert [(int(call.attrs["heads"]), call.args[1].name) for call in calls] == [
+        (1, "layer.1.value_map"),
+        (3, "layer.1.value_map_back"),
+    ]
+    there, back = (program.parameters[call.args[1].name].load()[0] for call in calls)
+    np.testing.assert_allclose(there @ back, np.eye(32), atol=1e-6)
+    assert [str(call.attrs["v_scheme"]) for call in named(program, "attention")] == ["v16", "v4rowm"]
 
 
 def test_other_keys_are_left_alone(prepare: Any) -> None:

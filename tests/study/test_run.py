@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bitwright import pipeline
 from bitwright.errors import InputError, UsageError
 from bitwright.profiling import ProfileOptions, profile_model
 from bitwright.study.measure import Laboratory
@@ -23,6 +25,15 @@ STRATEGIES = ("uniform", "tile")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return zoo.save_hf_folder("llama_tied", tmp_path_factory.mktemp("model") / "hf")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once(model: Path) -> Iterator[None]:
+    """Exporting the model takes longer than compiling it."""
+    imported = pipeline.load_model(str(model), lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "load_model", lambda *_: imported)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ def test_a_joint_plan_trades_caches_for_weights(tmp_path: Path) -> None:
 class Slow16:
     """Two units for 16-bit activations, one for 8; narrow weights take longer on this imaginary machine."""
 
-    chunk, decode_fixed, prefill_fixed = 64, 0.0, 0.0
+    chunk, decode_fixed, prefill_fixed = 64, 1.0, 0.0
 
     def decode(self, site: object, scheme: object) -> float:
         if isinstance(scheme, CacheScheme):
@@ -140,8 +140,10 @@ def test_the_fastest_plan_avoids_what_is_slow(tmp_path: Path) -> None:
 
     # At this budget the plan of least divergence uses three bits.
     problem = problem_at(tmp_path, 30_000)
-    costs = replace(problem.costs, latencies=lambda site, scheme: {"decode_ms": Slow16().decode(site, scheme)})
-    timed = replace(problem, latencies=Slow16(), costs=costs)
+    timed = replace(problem, latencies=Slow16())
+    uniform = solved("uniform", timed)
+    expected = sum(Slow16().decode(None, scheme) for scheme in uniform.schemes.values())
+    assert uniform.notes["predicted"]["decode_ms"] == pytest.approx(1.0 + expected)
     least, fast = solved("tile", timed), solved("fastest", timed)
     assert fast.notes["predicted"]["decode_ms"] < least.notes["predicted"]["decode_ms"]
     assert fast.notes["predicted"]["kl"] <= 1.1 * least.notes["predicted"]["kl"] * (1 + 1e-9)

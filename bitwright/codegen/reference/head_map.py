@@ -14,4 +14,5 @@ def head_map(x: Floats, matrices: Floats, shift: Floats | None = None) -> Floats
     y = np.einsum("nged,gdf->ngef", x.reshape(n, groups, -1, size).astype(np.float64), matrices.astype(np.float64))
     if shift is not None:
         y = y + shift[:, None, :]
-    return y.reshape(n, -1).astype(np.float32)
+    result: Floats = y.reshape(n, -1).astype(np.float32)
+    return result

@@ -13,7 +13,7 @@ from bitwright.codegen.cache_layout import PackedCache
 from bitwright.codegen.reference.cache import round_trip
 from bitwright.codegen.reference.linear import activation_integers, quantize_activation
 from bitwright.errors import UnsupportedError
-from bitwright.keymap import KeyMap
+from bitwright.keymap import KeyMap, mixing
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.sensitivity.fisher import squared_effects
 from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric
@@ -118,6 +118,10 @@ def stored(values: Floats, scheme: CacheScheme, key_map: KeyMap | None = None) -
     Raises:
         UnsupportedError: mapped keys without their map.
     """
+    if scheme.mapped and scheme.tensor == "v":
+        mix = mixing(values.shape[2]).astype(np.float32)
+        spread: Floats = _round_trip(values @ mix, scheme) @ mix.T
+        return spread
     if scheme.mapped:
         if key_map is None:
             raise UnsupportedError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bitwright.errors import InputError
+from bitwright.errors import InputError, UnsupportedError
 from bitwright.moments import Moments, MomentStore, calibration_digest
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def calibrated(model: ImportedModel, options: Options, tell: Tell) -> Iterator[M
 
     Raises:
         InputError: the text cannot be read or is too short, or the model has no tokenizer.
+        UnsupportedError: an encoder's tokens are to be weighed.
     """
     if options.quantizer == "rtn":
         yield None
@@ -55,8 +56,16 @@ def _moments(model: ImportedModel, options: Options, folder: Path, tell: Tell) -
 
     interpreter = Interpreter(model.graph, device="cuda" if torch.cuda.is_available() else "cpu")
     windows = calibration_windows(model, interpreter, options.calibration, folder, tell)
-    store = MomentStore(folder, calibration_digest(model.digest, windows))
-    return collect(model, interpreter, windows, store, progress=_progress(tell, "calibrate: window"))
+    weighted = options.weigh_tokens
+    if weighted and model.kind != "decoder":
+        raise UnsupportedError(
+            "tokens are weighed by gradients of the logits, which an encoder has not",
+            where=model.name,
+            remedy="leave --weigh-tokens out",
+        )
+    store = MomentStore(folder, calibration_digest(model.digest, windows, "by gradient" if weighted else ""))
+    tick = _progress(tell, "calibrate: window")
+    return collect(model, interpreter, windows, store, by_gradient=weighted, progress=tick)
 
 
 def calibration_windows(

@@ -24,9 +24,11 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 
-def calibration_digest(model: str, windows: Ids) -> str:
-    """What the moments depend on, as sha256: the format, the model's digest, and the windows of token ids [w, n]."""
-    digest = hashlib.sha256(f"{FORMAT} {model} {windows.shape} ".encode())
+def calibration_digest(model: str, windows: Ids, weights: str = "") -> str:
+    """What the moments depend on, as sha256: the format, the model's digest, the windows of token ids [w, n], and how
+    tokens are weighed, if they are.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {model} {windows.shape} {weights}".encode())
     digest.update(np.ascontiguousarray(windows, dtype="<i8").tobytes())
     return digest.hexdigest()
 

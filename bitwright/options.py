@@ -35,6 +35,7 @@ class Options:
         quantizer: how weights become codes.
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
+        weigh_tokens: calibrate with tokens that count by the gradients at the layers' outputs; decoders only.
         equalise: move factors between neighbouring layers first, so that channels share scales better.
         codes: folder of a profile's kept codes, made of the same model by the same quantizer.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
@@ -56,6 +57,7 @@ class Options:
     quantizer: QuantizerName = "rtn"
     calibration: Path | None = None
     calibration_cache: Path | None = None
+    weigh_tokens: bool = False
     equalise: bool = False
     codes: Path | None = None
     distill: int = 0
@@ -88,10 +90,10 @@ class Options:
                 where="--calibration" if self.calibration else "--calibration-cache",
                 remedy="choose a quantizer that does, such as --quantizer auto, or mapped keys such as --kv k4rowm",
             )
-        if self.equalise and self.quantizer == "rtn":
+        if (self.equalise or self.weigh_tokens) and self.quantizer == "rtn":
             raise UsageError(
-                "equalisation needs calibration, and round-to-nearest does not calibrate",
-                where="--equalise",
+                "round-to-nearest does not calibrate, which this needs",
+                where="--equalise" if self.equalise else "--weigh-tokens",
                 remedy="choose a quantizer that does, such as --quantizer auto",
             )
         if self.equalise and self.codes is not None:
@@ -118,7 +120,8 @@ class Options:
         schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
         distilled = f" and {self.distill} steps of distillation" if self.distill else ""
         schemes = "by plan" if self.plan else schemes
-        quantizer = f"{self.quantizer}{', equalised' if self.equalise else ''}"
+        weighed = ", tokens weighed" if self.weigh_tokens else ""
+        quantizer = f"{self.quantizer}{weighed}{', equalised' if self.equalise else ''}"
         return (
             f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"
@@ -166,6 +169,7 @@ def make_options(
     quantizer: str = "rtn",
     calibration: str | Path | None = None,
     calibration_cache: str | Path | None = None,
+    weigh_tokens: bool = False,
     equalise: bool = False,
     distill: int = 0,
     target: str = "native",
@@ -207,6 +211,7 @@ def make_options(
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=None if calibration is None else Path(calibration),
         calibration_cache=None if calibration_cache is None else Path(calibration_cache),
+        weigh_tokens=weigh_tokens,
         equalise=equalise,
         distill=distill,
         target=target,

@@ -10,7 +10,7 @@ import pytest
 
 from bitwright import calibration
 from bitwright.calibration import calibrated, text_windows
-from bitwright.errors import InputError, UsageError
+from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options, make_options
 from tests.canonical_model import Shape, decoder
@@ -114,3 +114,27 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
         make_options(calibration=tmp_path / "text")
     assert caught.value.where == "--calibration"
     assert "quantizer auto" in make_options(quantizer="auto").describe()
+
+
+def test_tokens_are_weighed_when_asked_for_and_kept_apart(model: ImportedModel, text: Path, tmp_path: Path) -> None:
+    plain = Options(quantizer="auto", calibration=text, calibration_cache=tmp_path / "cache")
+    found = []
+    for options in (plain, replace(plain, weigh_tokens=True)):
+        with calibrated(model, options, lambda _: None) as moments:
+            assert moments is not None
+            found.append((moments.digest, moments.of("layers.0.down.weight.T")))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] is not None and found[1][1] is not None
+    assert np.abs(found[0][1] - found[1][1]).max() > 1e-3 * np.abs(found[0][1]).max()
+
+
+def test_an_encoders_tokens_cannot_be_weighed(model: ImportedModel, text: Path) -> None:
+    options = Options(quantizer="auto", calibration=text, weigh_tokens=True)
+    with (
+        pytest.raises(UnsupportedError, match="which an encoder has not"),
+        calibrated(replace(model, kind="encoder"), options, lambda _: None),
+    ):
+        pass
+    with pytest.raises(UsageError, match="round-to-nearest does not calibrate") as caught:
+        make_options(weigh_tokens=True)
+    assert caught.value.where == "--weigh-tokens"

@@ -74,6 +74,9 @@ def command(
     calibration_cache: Annotated[
         Path | None, typer.Option("--calibration-cache", metavar="DIR", help="Keep what calibration finds there.")
     ] = None,
+    weigh_tokens: Annotated[
+        bool, typer.Option("--weigh-tokens", help="Calibrate with tokens that count by gradients: slower, better.")
+    ] = False,
     equalise: Annotated[
         bool,
         typer.Option("--equalise", help="First move factors between layers, so that channels share scales better."),
@@ -115,6 +118,7 @@ def command(
         quantizer=quantizer or ("auto" if given else "rtn"),
         calibration=calibration,
         calibration_cache=calibration_cache,
+        weigh_tokens=weigh_tokens,
         equalise=equalise,
         distill=distill,
         target=target,

@@ -3,9 +3,10 @@
 The KL divergence of a model whose layer is off by D is, to second order, half of the quadratic form of D with the
 Fisher information F = E[g g^T kron x x^T], where x is the layer's input at a token and g the gradient of the
 log-likelihood in its output there, for answers drawn from the model itself. H = E[x x^T] takes g g^T to be the
-identity at every token. Here it is |g|**2 / E|g|**2 times that: H = E[|g|**2 x x^T] / E|g|**2, which keeps what depends
-on the token and lets all outputs of a layer count the same (Kim et al. 2025, "GuidedQuant", with one group of outputs).
-Layers that read the same activation share its moment: |g|**2 is summed over them.
+identity at every token; |g|**2 times that keeps what depends on the token and lets all outputs of a layer count the
+same (Kim et al. 2025, "GuidedQuant", with one group of outputs). Gradients of single tokens are several hundred times the
+mean, so that few tokens would decide. The weight of a token is therefore |g|, which was measured to be better:
+H = E[|g| x x^T] / E|g|. Layers that read the same activation share its moment: |g|**2 is summed over them.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ def weighted_moments(
     sums: Tensors = {}
     masses: dict[str, float] = dict.fromkeys(outputs, 0.0)
     for number, window in enumerate(windows):
-        for name, (rows, energy) in _window(interpreter, window, outputs, number).items():
-            weighted = rows * energy[:, None]
+        for name, (rows, size) in _window(interpreter, window, outputs, number).items():
+            weighted = rows * size[:, None]
             sums[name] = sums[name].addmm_(weighted.T, rows) if name in sums else weighted.T @ rows
-            masses[name] += float(energy.sum(dtype=torch.float64))
+            masses[name] += float(size.sum(dtype=torch.float64))
         tick(number + 1)
     return {name: total / masses[name] if masses[name] else total for name, total in sums.items()}
 
@@ -53,7 +54,7 @@ def weighted_moments(
 def _window(
     interpreter: Interpreter, window: Ids, outputs: Mapping[str, tuple[str, ...]], number: int
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs [tokens, width] and |g|**2 [tokens] of each activation."""
+    """Inputs [tokens, width] and |g| [tokens] of each activation."""
     import torch
 
     owner = {output: activation for activation, found in outputs.items() for output in found}
@@ -77,4 +78,4 @@ def _window(
         logits = interpreter.run(interpreter.feeds(window), ("logits",))["logits"][0]
         answers = sampled_labels(logits.detach().float().softmax(-1), SEED, number)
         torch.nn.functional.cross_entropy(logits, answers, reduction="sum").backward()  # type: ignore[no-untyped-call]
-    return {name: (rows, energies[name]) for name, rows in inputs.items()}
+    return {name: (rows, energies[name].sqrt()) for name, rows in inputs.items()}

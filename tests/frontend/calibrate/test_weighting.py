@@ -49,6 +49,7 @@ def test_a_token_counts_by_the_gradient_at_the_products(tmp_path: Path, tied: bo
             outputs = [p.output for p in listed if p.activation == activation]
             energy = sum(gradients[n][0].double().square().sum(-1) for n in outputs)
             assert isinstance(energy, torch.Tensor)
+            energy = energy.sqrt()
             sums[activation] += x.T @ (x * energy.numpy()[:, None])
             masses[activation] += float(energy.sum())
     for p in listed:

@@ -36,7 +36,12 @@ def test_every_row_of_the_sets_is_something_to_compile(name: str) -> None:
     assert len(set(rows)) == len(rows) > 2
     for row in rows:
         quantizer, *flags = row.method.split("+")
-        options = make_options(scheme=row.scheme, table=row.table, quantizer=quantizer, **dict.fromkeys(flags, True))
+        options = make_options(
+            scheme=row.scheme,
+            table=row.table,
+            quantizer=quantizer,
+            **dict.fromkeys((flag.replace("-", "_") for flag in flags), True),
+        )
         assert str(options.scheme) == row.scheme
 
 

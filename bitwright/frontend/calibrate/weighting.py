@@ -4,8 +4,8 @@ The KL divergence of a model whose layer is off by D is, to second order, half o
 Fisher information F = E[g g^T kron x x^T], where x is the layer's input at a token and g the gradient of the
 log-likelihood in its output there, for answers drawn from the model itself. H = E[x x^T] takes g g^T to be the
 identity at every token; |g|**2 times that keeps what depends on the token and lets all outputs of a layer count the
-same (Kim et al. 2025, "GuidedQuant", with one group of outputs). Gradients of single tokens are several hundred times
-the mean, so that few tokens would decide. The weight of a token is therefore |g|, which was measured to be better:
+same (Kim et al. 2025, "GuidedQuant", with one group of outputs). Energies of single tokens are hundreds of times the
+mean, so that few tokens would decide. The weight of a token is therefore |g|, which was measured to be better:
 H = E[|g| x x^T] / E|g|. Layers that read the same activation share its moment: |g|**2 is summed over them.
 """
 

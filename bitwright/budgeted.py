@@ -41,6 +41,8 @@ def budgeted(
         target=options.target,
         quantizer=options.quantizer,
         calibration=options.calibration,
+        equalise=options.equalise,
+        weigh_tokens=options.weigh_tokens,
         jobs=jobs,
         codes=codes,
     )

@@ -68,6 +68,7 @@ class Measurer:
             InputError: the model is not what was profiled.
         """
         from bitwright import pipeline
+        from bitwright.equalisation import equalised
         from bitwright.frontend.calibrate.points import Points
         from bitwright.frontend.interpreter import Interpreter
         from bitwright.moments import Moments, MomentStore
@@ -81,11 +82,14 @@ class Measurer:
             raise InputError(
                 "the model is not the one that was profiled", where=header.model, remedy="profile it again"
             )
-        program = pipeline.sites_of(imported, Options(), self.tell)
         points = Points.of(imported.graph)
         store = MomentStore(self.profile.folder / "calibration", header.moments)
         activations = {weight: product.activation for weight, product in points.products.items()}
         moments = Moments(store, activations, header.tokens) if header.moments else None
+        if header.equalised and moments is not None:
+            equal = equalised(imported, moments)
+            imported, moments = equal.model, equal.moments
+        program = pipeline.sites_of(imported, Options(), self.tell)
 
         def weights(site: Site) -> Floats:
             return np.ascontiguousarray(program.parameters[site.weight].load(), dtype=np.float32)

@@ -37,7 +37,7 @@ class Options:
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
         weigh_tokens: calibrate with tokens that count by the gradients at the layers' outputs; decoders only.
         equalise: move factors between neighbouring layers first, so that channels share scales better.
-        codes: folder of a profile's kept codes, made of the same model by the same quantizer.
+        codes: folder ``codes`` of a profile, made of the same model by the same quantizer, equalised or not as here.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
@@ -95,12 +95,6 @@ class Options:
                 "round-to-nearest does not calibrate, which this needs",
                 where="--equalise" if self.equalise else "--weigh-tokens",
                 remedy="choose a quantizer that does, such as --quantizer auto",
-            )
-        if self.equalise and self.codes is not None:
-            raise UsageError(
-                "a profile's codes are those of the weights as they were",
-                where="--equalise",
-                remedy="leave --equalise out, or the profile's codes",
             )
         if self.cache_bits not in (None, 16, 32):
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")

@@ -22,7 +22,7 @@ from bitwright.key_calibration import calibrated_key_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
-from bitwright.quantization import quantization
+from bitwright.quantization import check_kept, quantization
 from bitwright.target import Target
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def compile_model(
         if equal is not None:
             imported, moments = equal.model, equal.moments
             program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
+        if options.codes is not None:
+            check_kept(options.codes, "" if equal is None else equal.digest)
         coding = quantization(imported, program, plan, options, moments, tell)
         key_maps = calibrated_key_maps(imported, options, plan, tell)
         phases = transformations(options, plan, target, schedules, coding.quantizer_of, key_maps)

@@ -58,6 +58,7 @@ class ProfileOptions:
         metric: name of a sensitivity metric.
         quantizer: how weights become codes.
         calibration: a text file; None: text that the model samples itself.
+        equalise, weigh_tokens: as of a compilation.
         tokens: most tokens that gradients are taken at.
         seed: of sampled labels.
         jobs: schemes that are quantized and scored at a time; does not change the result.
@@ -70,6 +71,8 @@ class ProfileOptions:
     metric: str = "fisher"
     quantizer: QuantizerName = "auto"
     calibration: Path | None = None
+    equalise: bool = False
+    weigh_tokens: bool = False
     tokens: int = 4096
     seed: int = 0
     jobs: int = 1
@@ -121,6 +124,7 @@ def profile_model(
     """
     from bitwright import pipeline
     from bitwright.calibration import calibrated, calibration_windows
+    from bitwright.equalisation import equalised
     from bitwright.frontend.interpreter import Interpreter
     from bitwright.moments import calibration_digest
     from bitwright.passes.sensitivity.find import metric_named
@@ -136,10 +140,17 @@ def profile_model(
         quantizer=options.quantizer,
         calibration=options.calibration if options.quantizer != "rtn" else None,
         calibration_cache=folder / "calibration" if options.quantizer != "rtn" else None,
+        equalise=options.equalise,
+        weigh_tokens=options.weigh_tokens,
     )
     with ExitStack() as stack:
         windows = calibration_windows(imported, interpreter, options.calibration, folder / "calibration", tell)
         moments = stack.enter_context(calibrated(imported, quantizing, tell))
+        equal = equalised(imported, moments) if options.equalise and moments is not None else None
+        if equal is not None:
+            imported, moments = equal.model, equal.moments
+            program = pipeline.sites_of(imported, Options(target=options.target), tell)
+            interpreter = Interpreter(imported.graph)
         chosen = windows[: max(1, options.tokens // windows.shape[1])]
         header = ProfileHeader(
             model=str(model) if isinstance(model, (str, Path)) else imported.name,
@@ -161,6 +172,8 @@ def profile_model(
             calibration=calibration_digest(imported.digest, chosen),
             tokens=int(chosen.size),
             seed=options.seed,
+            equalised="" if equal is None else equal.digest,
+            weighed=options.weigh_tokens,
         )
         profile = Profile.begin(folder, header)
         np.save(folder / "windows.npy", windows)

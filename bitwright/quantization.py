@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitwright.distillation import distilled
+from bitwright.errors import UsageError
+from bitwright.sensitivity import Profile
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
@@ -64,3 +67,22 @@ def quantization(
             f"{trained.before:.4f} before, {trained.after:.4f} after."
         )
     return Quantization(quantizer_of, digests, description)
+
+
+def check_kept(codes: Path, equalised: str) -> None:
+    """Refuse a profile's codes if they are not those of the weights that are compiled.
+
+    Args:
+        codes: the folder in the profile's.
+        equalised: digest of the factors that were moved between layers; empty if none were.
+
+    Raises:
+        UsageError: the profile's weights were equalised and the compilation's are not, or the other way round.
+    """
+    if Profile.header_of(codes.parent).equalised != equalised:
+        raise UsageError(
+            "the profile's codes are not those of the weights that are compiled",
+            where=f"--equalise, profile {codes.parent}",
+            limit="both equalised on the same text, or neither",
+            remedy="leave --equalise out" if equalised else "add --equalise, or make another profile",
+        )

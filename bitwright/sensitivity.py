@@ -111,6 +111,8 @@ class ProfileHeader:
         quantizer: its name; ``moments``: digest of what it calibrated on (empty if it does not).
         calibration: digest of the windows the gradients were taken on; ``tokens``: their number.
         seed: of sampled labels.
+        equalised: digest of the factors that were moved between layers first; empty if none were.
+        weighed: tokens counted by gradients in calibration.
     """
 
     model: str
@@ -132,6 +134,8 @@ class ProfileHeader:
     calibration: str
     tokens: int
     seed: int = 0
+    equalised: str = ""
+    weighed: bool = False
 
     def to_json(self) -> str:
         """Byte-stable."""

@@ -31,6 +31,10 @@ def command(
         Path | None,
         typer.Option("--calibration", metavar="FILE", help="Text to calibrate on. Default: the model samples one."),
     ] = None,
+    weigh_tokens: Annotated[
+        bool, typer.Option("--weigh-tokens", help="As of compile, which then needs it too.")
+    ] = False,
+    equalise: Annotated[bool, typer.Option("--equalise", help="As of compile, which then needs it too.")] = False,
     tokens: Annotated[int, typer.Option("--tokens", help="Most tokens to take gradients at.")] = 4096,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Schemes at work at a time; the result is the same.")] = 1,
     check: Annotated[
@@ -55,6 +59,8 @@ def command(
         metric=metric,
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=calibration,
+        equalise=equalise,
+        weigh_tokens=weigh_tokens,
         tokens=tokens,
         jobs=jobs,
         codes=output / "codes" if keep_codes else None,

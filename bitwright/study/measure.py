@@ -32,6 +32,7 @@ class Laboratory:
         digest: of the canonical model.
         quantizer: how weights become codes.
         calibration: folder that keeps what it calibrated on; ``codes``: folder that keeps codes it made for a profile.
+        equalise, weigh_tokens: as the profile was made.
         model: read when something must be compiled or compared, once.
     """
 
@@ -41,6 +42,8 @@ class Laboratory:
     quantizer: QuantizerName
     calibration: Path
     codes: Path | None
+    equalise: bool
+    weigh_tokens: bool
     tell: Tell
     _model: list[ImportedModel] = field(default_factory=list, repr=False)
     _reference: list[Logits] = field(default_factory=list, repr=False)
@@ -82,6 +85,8 @@ class Laboratory:
             "schemes": cell.digest,
             "target": Target.parse(cell.target).fingerprint,
             "quantizer": self.quantizer,
+            "equalise": self.equalise,
+            "weigh_tokens": self.weigh_tokens,
             "calibration": None if request.calibration is None else _sha256(request.calibration),
             "context": request.context,
             "bitwright": __version__,
@@ -113,6 +118,8 @@ class Laboratory:
             quantizer=self.quantizer,
             calibration=self.request.calibration if calibrates else None,
             calibration_cache=self.calibration if calibrates else None,
+            equalise=self.equalise,
+            weigh_tokens=self.weigh_tokens,
             codes=self.codes,
             target=cell.target,
             context=self.request.context,

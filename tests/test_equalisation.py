@@ -58,3 +58,4 @@ def test_a_model_without_places_is_refused() -> None:
 def test_round_to_nearest_cannot_equalise() -> None:
     with pytest.raises(UsageError, match="round-to-nearest does not calibrate, which this needs"):
         make_options(equalise=True)
+    assert "equalised" in make_options(equalise=True, quantizer="auto").describe()

@@ -22,7 +22,7 @@ def test_schemes_are_those_that_divide(found: Inspection) -> None:
     schemes = {report.site.name: report.schemes for report in found.sites}
     assert "u4g32" in schemes["layer.0.q"] and "u4g64" not in schemes["layer.0.q"]  # 96 inputs
     packed = [f"k{bits}{group}" for bits in (2, 3, 4, 5, 6, 8) for group in ("g16", "g32", "row")]  # heads of 32
-    assert schemes["layer.0.k_cache"] == (*packed, "k16", "k32")
+    assert schemes["layer.0.k_cache"] == (*packed, *(f"{name}m" for name in packed), "k16", "k32")
 
 
 def test_totals_are_exact_and_only_of_schemes_legal_everywhere(found: Inspection) -> None:

@@ -7,6 +7,7 @@ estimator, Bengio et al. 2013), and scales get the gradient of the product (lear
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ def _nearest(x: Floats, numbers: Floats) -> Floats:
     return numbers[np.searchsorted((numbers[1:] + numbers[:-1]) / 2, x)]
 
 
+@functools.cache
 def _product() -> Any:
     """The product of numbers and scales as a function of latent numbers and scales; made when torch is there."""
     import torch

@@ -243,6 +243,11 @@ def _times(
     return {"decode_ms": decode, "prefill_ms": prefill * budgets.prompt / latencies.chunk}
 
 
+def _figure(resource: str, value: float) -> str:
+    """Whole bytes, and anything else to six digits."""
+    return f"{value:.0f}" if resource == "bytes" else f"{value:.6g}"
+
+
 def _infeasible(problem: Problem, limits: Mapping[int, float], proof: Infeasible) -> InfeasibleError:
     ranges = []
     for resource in limits:
@@ -252,7 +257,8 @@ def _infeasible(problem: Problem, limits: Mapping[int, float], proof: Infeasible
         loosest = np.zeros(len(RESOURCES))
         loosest[0 if resource else 1] = 1.0
         most = problem.best(loosest).uses[resource]
-        ranges.append(f"{RESOURCES[resource]} from {least:.6g} to {most:.6g} (asked: {limits[resource]:.6g})")
+        figures = [_figure(RESOURCES[resource], value) for value in (least, most, limits[resource])]
+        ranges.append("{} from {} to {} (asked: {})".format(RESOURCES[resource], *figures))
     binding = ", ".join(RESOURCES[resource] for resource, share in proof.shares.items() if share > 0)
     together = " together" if sum(share > 0 for share in proof.shares.values()) > 1 else ""
     return InfeasibleError(

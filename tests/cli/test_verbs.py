@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import failed, json_of
 
 from bitwright.runtime.artifact import Artifact
+from tests.cli.answers import failed, json_of
 
 PROMPT = "Once upon"
 
@@ -37,9 +37,8 @@ def test_verify_finds_damage(command: Any, artifact_path: Path, tmp_path: Path) 
 
 
 def test_verify_refuses_a_foreign_target(command: Any, tmp_path: Path, toy: Any, executable: Any) -> None:
-    import toy as toy_model
-
     from bitwright.runtime.artifact import TargetRecord
+    from tests.runtime import toy as toy_model
 
     target = TargetRecord(arch="x86_64", features=("avx1024",), fingerprint="f00")
     toy_model.write(tmp_path / "a", toy, executable, target=target)
@@ -151,7 +150,7 @@ def test_chat_ends_with_an_error_when_the_conversation_is_too_long(command: Any,
 
 
 def test_chat_refuses_a_model_without_template(command: Any, tmp_path: Path, toy: Any, executable: Any) -> None:
-    import toy as toy_model
+    from tests.runtime import toy as toy_model
 
     toy_model.write(tmp_path / "a", toy, executable)
     failed(command("chat", tmp_path / "a", stdin=b"hi\n"), 5, "the artifact has no chat_template.jinja")

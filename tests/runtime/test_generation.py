@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy import CONTEXT
 
 from bitwright.errors import NumericalError, UnsupportedError, UsageError
 from bitwright.runtime.generation import Completion, Generation, Limits
 from bitwright.runtime.sampling import Prediction, SamplingOptions
 from bitwright.runtime.session import Session
+from tests.runtime.toy import CONTEXT
 
 PROMPT = "Once upon a time"
 
@@ -199,7 +199,7 @@ def test_refuses_bad_arguments_before_computing(session: Session, arguments: dic
 
 
 def test_what_an_artifact_lacks_is_named(tmp_path: Any, toy: Any, executable: Any) -> None:
-    import toy as toy_model
+    from tests.runtime import toy as toy_model
 
     bare = toy_model.write(tmp_path / "bare", toy, executable).load(threads=1)
     with pytest.raises(UnsupportedError, match=r"the artifact has no tokenizer\.json"):

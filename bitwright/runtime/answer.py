@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 from bitwright.errors import UsageError
 from bitwright.runtime.chat import Message
+from bitwright.runtime.context_shift import SINKS, ContextShift
 from bitwright.runtime.generation import Generation, Limits
 from bitwright.runtime.sampling import Prediction
 from bitwright.runtime.token_cache import need_context
@@ -30,6 +30,8 @@ class AnswerOptions(TypedDict, total=False):
     repetition_penalty: float | None
     seed: int | None
     stop: str | Sequence[str]
+    context_shift: bool
+    keep: int | None
 
 
 def begin_answer(
@@ -46,6 +48,8 @@ def begin_answer(
     repetition_penalty: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
+    context_shift: bool = False,
+    keep: int | None = None,
 ) -> Generation:
     """Check everything and return a generation that has computed nothing yet. Arguments as ``Session.generate``'s."""
     options = session.text.sampling(
@@ -58,15 +62,11 @@ def begin_answer(
     )
     limits = Limits(max_tokens, session.end_ids, (stop,) if isinstance(stop, str) else tuple(stop))
     tokens = _prompt_tokens(session, prompt, messages, ids)
-    need_context(len(tokens), session.context)
-    return Generation(
-        tokens,
-        feed=partial(_feed, session),
-        decode=partial(_decode, session),
-        decoder=session.tokenizer.stream(),
-        options=options,
-        limits=limits,
-    )
+    shift = _shift(session, messages, context_shift, keep)
+    if shift is None:
+        need_context(len(tokens), session.context)
+    feeder = SessionFeeder(session, shift)
+    return Generation(tokens, feeder=feeder, decoder=session.tokenizer.stream(), options=options, limits=limits)
 
 
 def _prompt_tokens(
@@ -85,15 +85,50 @@ def _prompt_tokens(
     return checked_ids(tokens, session.vocab)
 
 
-def _feed(session: Session, tokens: Sequence[int]) -> tuple[Prediction, int]:
-    """Make the cache hold exactly ``tokens``; return what follows the last and how many were there already."""
-    # At least the last token is fed again: its logits are needed.
-    shared = session.cache.shared(tokens[:-1])
-    session.rewind(shared)
-    return Prediction(session.prefill(tokens[shared:])), shared
-
-
-def _decode(session: Session, number: int) -> Prediction | None:
-    if session.position >= session.context:
+def _shift(session: Session, messages: Sequence[Message] | None, wanted: bool, keep: int | None) -> ContextShift | None:
+    if not wanted:
+        if keep is not None:
+            raise UsageError(
+                "tokens are to be kept, but none are dropped", where="keep", remedy="ask for a context shift as well"
+            )
         return None
-    return session.advance(number)
+    if keep is None:
+        opening = 0 if messages is None else session.text.opening_tokens(messages)
+        keep = max(opening, min(SINKS, session.context // 2))
+    return ContextShift(session.context, keep)
+
+
+class SessionFeeder:
+    """Feeds tokens to a session. ``shift``: what to do when the context is full; None: end the answer."""
+
+    def __init__(self, session: Session, shift: ContextShift | None) -> None:
+        self._session, self._shift = session, shift
+        self.dropped = 0
+
+    def feed(self, tokens: Sequence[int]) -> tuple[Prediction, int]:
+        """Make the cache hold exactly what stays of ``tokens``.
+
+        Returns:
+            What follows the last of them, and how many were there already.
+        """
+        kept = self._kept(tokens)
+        # At least the last token is fed again: its logits are needed.
+        shared = self._session.cache.shared(kept[:-1])
+        self._session.rewind(shared)
+        return Prediction(self._session.prefill(kept[shared:])), shared
+
+    def decode(self, number: int) -> Prediction | None:
+        """Append a token and return what follows it, or None where there is no room and nothing may be dropped."""
+        session = self._session
+        if session.position < session.context:
+            return session.advance(number)
+        if self._shift is None:
+            return None
+        kept = self._kept([*session.cache.tokens, number])
+        session.reset()
+        return Prediction(session.prefill(kept))
+
+    def _kept(self, tokens: Sequence[int]) -> Sequence[int]:
+        kept = tokens if self._shift is None else self._shift.kept(tokens)
+        self.dropped += len(tokens) - len(kept)
+        return kept

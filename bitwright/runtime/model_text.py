@@ -13,7 +13,10 @@ from bitwright.runtime.artifact import Artifact
 from bitwright.runtime.artifact.files import CHAT_TEMPLATE, GENERATION, TOKENIZER
 from bitwright.runtime.chat import ChatTemplate, Message
 from bitwright.runtime.sampling import SamplingOptions
+from bitwright.runtime.token_ids import shared_length
 from bitwright.runtime.tokenizer import Tokenizer
+
+_OPENING_ROLES = ("system", "developer")
 
 
 class ModelText:
@@ -102,6 +105,17 @@ class ModelText:
         """Token ids of ``messages`` as the chat template renders them, ending where the answer begins."""
         text = self.chat_template.render(messages)
         return self.tokenizer.encode(text, special=False)
+
+    def opening_tokens(self, messages: Sequence[Message]) -> int:
+        """How many tokens stand before the first user's text: system messages and what the template adds."""
+        first = next((i for i, message in enumerate(messages) if message["role"] not in _OPENING_ROLES), None)
+        if first is None:
+            return 0
+        # Two texts that have no beginning in common show where a text begins.
+        one, other = (
+            self.encode_messages([*messages[:first], {**messages[first], "content": text}]) for text in ("0", "a")
+        )
+        return shared_length(one, other)
 
     def _member(self, name: str, remedy: str) -> Path:
         if name not in self._artifact.manifest.files:

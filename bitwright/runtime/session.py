@@ -298,6 +298,9 @@ class Session:
                 whole answer, a ``str`` with ``ids`` and ``stats``.
             max_tokens: most tokens of the answer. It also ends when the cache is full, at an end-of-text token or at a
                 ``stop`` string (which is cut off).
+            context_shift: do not end when the cache is full, nor refuse a longer prompt, but drop the older half of the
+                tokens behind the first ``keep``, and read again what stays (see ``context_shift.ContextShift``).
+            keep: by default what stands before the first user's text in ``messages``, and 4 tokens at least.
             temperature, top_k, top_p, min_p, repetition_penalty, seed: see ``SamplingOptions``; where None, what the
                 model's generation config recommends, else greedy.
 

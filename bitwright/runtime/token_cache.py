@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bitwright.errors import UsageError
 from bitwright.runtime.artifact import Manifest
 from bitwright.runtime.cache_file import read_cache, write_cache
+from bitwright.runtime.token_ids import shared_length
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,8 +50,7 @@ class TokenCache:
 
     def shared(self, tokens: Sequence[int]) -> int:
         """How many tokens at the beginning of ``tokens`` are here."""
-        pairs = zip(self._tokens, tokens, strict=False)
-        return next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(self), len(tokens)))
+        return shared_length(self._tokens, tokens)
 
     def need_room(self, count: int) -> None:
         """Raises UsageError: ``count`` more tokens exceed the context."""

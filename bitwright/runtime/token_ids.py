@@ -1,4 +1,4 @@
-"""Token ids as callers pass them, checked."""
+"""Lists of token ids: checked as callers pass them, and compared."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def checked_ids(ids: Sequence[int] | np.ndarray, vocab: int) -> list[int]:
             f"token id {low if low < 0 else high} is outside the vocabulary", where="ids", limit=f"0 to {vocab - 1}"
         )
     return [int(number) for number in array]
+
+
+def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def no_tokens() -> UsageError:

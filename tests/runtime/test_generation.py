@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -106,11 +107,15 @@ def scripted(ids: Sequence[int], session: Session, **limits: Any) -> Generation:
         row[next(script)] = 1.0
         return row
 
+    feeder = SimpleNamespace(
+        dropped=0,
+        feed=lambda tokens: (Prediction(logits()), 0),
+        decode=lambda number: Prediction(logits()),
+    )
     options = {"max_tokens": 100, "end_ids": frozenset({256}), **limits}
     return Generation(
         [1, 2, 3],
-        feed=lambda tokens: (Prediction(logits()), 0),
-        decode=lambda number: Prediction(logits()),
+        feeder=feeder,
         decoder=session.tokenizer.stream(),
         options=SamplingOptions(),
         limits=Limits(**options),
@@ -144,7 +149,7 @@ def test_half_a_character_at_the_end_is_a_replacement_character(session: Session
 
 def test_not_finite_logits_are_an_error(session: Session) -> None:
     generation = scripted([1], session)
-    generation._feed = lambda tokens: (Prediction(np.full(260, np.nan, dtype=np.float32)), 0)
+    generation._feeder.feed = lambda tokens: (Prediction(np.full(260, np.nan, dtype=np.float32)), 0)
     with pytest.raises(NumericalError, match="not finite"):
         next(generation)
 

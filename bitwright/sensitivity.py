@@ -45,12 +45,14 @@ class SiteScores:
         activations: name of 8-bit activations by group (``a8g32``, ``a8row``) to float64 [tiles]: loss that reading
             the input so adds to a tile's outputs.
         caches: cache scheme name to loss, of a cache site.
+        peak: largest magnitude of the input over the median one, of a linear layer; None where it is not known.
     """
 
     site: str
     weights: Mapping[str, Losses] = field(default_factory=dict)
     activations: Mapping[str, Losses] = field(default_factory=dict)
     caches: Mapping[str, float] = field(default_factory=dict)
+    peak: float | None = None
 
     def linear(self, scheme: LinearScheme) -> Losses:
         """Loss of every tile with this scheme of weights and activation, float64 [tiles].
@@ -249,6 +251,7 @@ class Profile:
         arrays = {f"weight/{name}": losses for name, losses in scores.weights.items()}
         arrays |= {f"activation/{name}": losses for name, losses in scores.activations.items()}
         arrays |= {f"cache/{name}": np.full(1, loss) for name, loss in scores.caches.items()}
+        arrays |= {} if scores.peak is None else {"input/peak": np.full(1, scores.peak)}
         ready = {name: np.ascontiguousarray(array, dtype="<f8") for name, array in sorted(arrays.items())}
         _replace(self._path(scores.site), save(ready))
 
@@ -267,11 +270,11 @@ class Profile:
                 limit=str(error),
                 remedy="delete the file and repeat `bitwright profile`",
             ) from error
-        parts: dict[str, dict[str, Any]] = {"weight": {}, "activation": {}, "cache": {}}
+        parts: dict[str, dict[str, Any]] = {"weight": {}, "activation": {}, "cache": {}, "input": {}}
         for name, array in arrays.items():
             kind, _, scheme = name.partition("/")
-            parts[kind][scheme] = float(array[0]) if kind == "cache" else array
-        return SiteScores(site, parts["weight"], parts["activation"], parts["cache"])
+            parts[kind][scheme] = float(array[0]) if kind in ("cache", "input") else array
+        return SiteScores(site, parts["weight"], parts["activation"], parts["cache"], parts["input"].get("peak"))
 
     @property
     def digest(self) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bitwright.cli import console
+from bitwright.cli.activation_table import print_activations
 from bitwright.cli.options import JsonOption, MetricOption, ModelArgument, TargetOption
 
 
@@ -47,10 +48,12 @@ def command(
 ) -> None:
     """Score what every scheme of every site costs in quality; `bitwright allocate` chooses from the scores.
 
-    Every site is kept as soon as it is scored: a run may be interrupted, and goes on when it is repeated.
+    Every site is kept as soon as it is scored: a run may be interrupted, and goes on when it is repeated. At the end
+    the sites are shown that lose most from int8 activations.
     """
     from bitwright.correction import Measurer
     from bitwright.cross_check import cross_check
+    from bitwright.plans.activations import activation_losses
     from bitwright.profiling import ProfileOptions, profile_model
 
     options = ProfileOptions(
@@ -96,8 +99,11 @@ def command(
     }
     if found is not None:
         document |= {"rank_correlation": found.rank_correlation, "measured_over_predicted": found.ratio}
+    inputs = activation_losses(profile)
     if json:
-        console.print_json(document)
+        console.print_json({**document, "activations": [loss.to_json() for loss in inputs]})
         return
     texts = {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in document.items()}
     console.print_table(("profile", "value"), [[name, text] for name, text in texts.items()])
+    print()
+    print_activations(inputs)

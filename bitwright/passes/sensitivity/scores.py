@@ -79,7 +79,8 @@ def matrix_scores(
     groups = sorted({scheme.group for scheme in schemes if not scheme.is_float})
     read = executor.map(lambda group: activation_losses(weights, evidence, group), groups)
     names = [f"a8g{group}" if group else "a8row" for group in groups]
-    return SiteScores(site.name, losses, dict(zip(names, read, strict=True)))
+    activations = dict(zip(names, read, strict=True))
+    return SiteScores(site.name, losses, activations, peak=peak_of(evidence.inputs))
 
 
 def activation_losses(weights: Floats, evidence: Evidence, group: int) -> Losses:
@@ -87,6 +88,12 @@ def activation_losses(weights: Floats, evidence: Evidence, group: int) -> Losses
     error = rounded(evidence.inputs, group) - evidence.inputs
     off = Evidence(error, evidence.gradients, evidence.divergence)
     return tile_sums(squared_effects(off, weights))
+
+
+def peak_of(x: Floats) -> float:
+    """Largest magnitude over the median one of what is not zero; 1 if all is zero."""
+    magnitudes = np.abs(x[x != 0])
+    return float(magnitudes.max() / np.median(magnitudes, overwrite_input=True)) if magnitudes.size else 1.0
 
 
 def rounded(x: Floats, group: int) -> Floats:

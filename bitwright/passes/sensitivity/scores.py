@@ -67,7 +67,8 @@ def matrix_scores(
     """
 
     def weight(scheme: WeightScheme) -> Losses:
-        error = quantizer(scheme).dequantize(scheme) - weights
+        error = quantizer(scheme).dequantize(scheme)
+        error -= weights
         losses = np.zeros(len(weights)) if evidence is None else metric.losses(evidence, weights, error)
         if look_ups is not None and (evidence is None or metric.unit == NATS):
             losses = losses + look_ups.losses(error)

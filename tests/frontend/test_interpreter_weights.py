@@ -104,6 +104,17 @@ def test_few_weights_are_read_once() -> None:
     assert set(reads.values()) == {1}
 
 
+def test_they_can_be_kept_for_many_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitwright.frontend.interpreter.runner.RESIDENT_BYTES", 0)
+    reads: dict[str, int] = {}
+    interpreter = Interpreter(as_read_from_a_file(reads))
+    with interpreter.resident():
+        interpreter.generate(IDS, 3)
+        assert set(reads.values()) == {1}
+    interpreter.generate(IDS, 3)
+    assert min(reads.values()) >= 4
+
+
 def test_what_is_assigned_is_kept_and_deleting_it_brings_the_models_weight_back() -> None:
     tensor = ir.LazyTensor(
         lambda: ir.tensor(np.ones(3, np.float32)), dtype=ir.DataType.FLOAT, shape=ir.Shape([3]), name="w"

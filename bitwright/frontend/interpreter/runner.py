@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,10 @@ class GraphRunner:
                 for name in step.dying:
                     values.pop(name, None)
         return {name: known[name] for name in wanted}
+
+    def resident(self) -> AbstractContextManager[None]:
+        """Keep all weights in memory inside the block: for many runs of few tokens."""
+        return self._stored.resident()
 
     def observe(self, names: Iterable[str], callback: Callback) -> Observation:
         """Call ``callback(name, tensor)`` whenever one of ``names`` (graph inputs or node outputs) is computed.

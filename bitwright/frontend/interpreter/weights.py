@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -61,6 +61,16 @@ class Weights(MutableMapping[str, "torch.Tensor"]):
 
     def __len__(self) -> int:
         return len({*self._names, *self._changed})
+
+    @contextmanager
+    def resident(self) -> Iterator[None]:
+        """Keep all weights inside the block: for many runs of few tokens."""
+        before = self._held
+        self._held = {**before, **{name: self._read(name) for name in self._far}}
+        try:
+            yield
+        finally:
+            self._held = before
 
     def reread(self) -> AbstractContextManager[Any]:
         """While it is open, autograd remembers the names of weights that are not kept, and reads them again."""

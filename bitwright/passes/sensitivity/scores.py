@@ -16,7 +16,7 @@ from bitwright.errors import UnsupportedError
 from bitwright.keymap import KeyMap, mixing
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.sensitivity.fisher import squared_effects
-from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric
+from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric, row_blocks
 from bitwright.scheme import CacheScheme, WeightScheme
 from bitwright.sensitivity import TILE_ROWS, SiteScores
 from bitwright.site import Site
@@ -38,8 +38,10 @@ class LookUps:
 
     def losses(self, error: Floats) -> Losses:
         """1/2 frequency times the sum over elements of (gradient * error)^2, float64 [vocabulary]."""
-        result: Losses = 0.5 * self.frequency * (np.square(error, dtype=np.float64) @ self.square)
-        return result
+        result: Losses = np.empty(len(error))
+        for rows in row_blocks(len(error)):
+            result[rows] = np.square(error[rows], dtype=np.float64) @ self.square
+        return 0.5 * self.frequency * result
 
 
 def tile_sums(losses: Losses) -> Losses:

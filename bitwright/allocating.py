@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from bitwright.allocation import RESOURCES, Allocation, Budgets, Decision, Grain, Resource
 from bitwright.errors import InfeasibleError, UnsupportedError, UsageError
+from bitwright.options import DEFAULT_CHUNK
 from bitwright.passes.allocate.choices import Latencies, SiteChoices, Terms, choices_of, problem_of
 from bitwright.passes.allocate.dual import Infeasible
 from bitwright.passes.allocate.problem import Problem, Vertex
 from bitwright.passes.allocate.solve import Method, Solution, solve
-from bitwright.options import DEFAULT_CHUNK
 from bitwright.plan import Plan
 from bitwright.runs import Scheme
 from bitwright.sensitivity import Profile, ProfileHeader
@@ -179,7 +179,7 @@ def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocat
 def _whole(
     profile: Profile, terms: Terms, uses: Doubles, schemes: Mapping[str, Scheme], stored: int
 ) -> dict[int, float]:
-    """What a whole plan uses of each resource: not the sum over its choices, but exact bytes and the best prediction."""
+    """What a whole plan uses of each resource: no sum over its choices, but exact bytes and the best prediction."""
     found = dict(enumerate(uses.tolist()))
     found[RESOURCES.index("bytes")] = stored + terms.context * cache_bytes_per_token(profile.header, schemes)
     if terms.latencies is not None:

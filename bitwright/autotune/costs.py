@@ -21,7 +21,6 @@ from bitwright.runs import Scheme, WeightsScheme, runs_of
 from bitwright.scheme import CacheScheme
 from bitwright.site import Site
 
-
 SAME_BYTES = 0.05
 """Relative difference in bytes that hardly changes how fast they are read."""
 
@@ -110,10 +109,18 @@ class SiteCosts:
 
     def _rows(self, site: Site, scheme: WeightsScheme, tokens: int) -> float:
         shape = (self._outputs[site.group or site.name], site.shape[1])
-        return sum(
-            run.rows * self.table.row_milliseconds(str(run.scheme), shape, tokens, self._threads, self._size)
-            for run in runs_of(scheme, site.shape[0])
-        )
+        return sum(run.rows * self._row(str(run.scheme), shape, tokens) for run in runs_of(scheme, site.shape[0]))
+
+    def _row(self, scheme: str, shape: tuple[int, int], tokens: int) -> float:
+        """Milliseconds of a row; many sites have one shape."""
+        key = (scheme, shape, tokens)
+        if key not in self._priced:
+            self._priced[key] = self.table.row_milliseconds(scheme, shape, tokens, self._threads, self._size)
+        return self._priced[key]
+
+    @cached_property
+    def _priced(self) -> dict[tuple[str, tuple[int, int], int], float]:
+        return {}
 
     @cached_property
     def _outputs(self) -> dict[str, int]:

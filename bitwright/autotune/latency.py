@@ -16,13 +16,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, TypeVar
 
 from bitwright.autotune.anchor import Anchor, Anchors
 from bitwright.autotune.fit import Fit, fit
 from bitwright.autotune.workload import Workload
 from bitwright.errors import InputError, UnsupportedError
 from bitwright.runs import WeightsScheme, parse_weights, runs_of
+
+_Point = TypeVar("_Point", int, float)
 
 LINEAR, ATTENTION = "linear", "attention"
 
@@ -259,7 +261,7 @@ def keys_like(values: Any) -> str:
     return f"k{values.name[1:]}"
 
 
-def between(known: Mapping[float, float], wanted: float | None, *, beyond: bool = False) -> float:
+def between(known: Mapping[_Point, float], wanted: float | None, *, beyond: bool = False) -> float:
     """Linear between the points that are known; outside constant, or going on as between the last two (``beyond``).
 
     One point alone is proportional to its number if ``beyond``.

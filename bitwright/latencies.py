@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from bitwright.autotune.attention_latency import caches_of
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.options import DEFAULT_CHUNK, DEFAULT_CONTEXT, DEFAULT_SCHEME, Options
 from bitwright.plan import uniform_plan
 from bitwright.runs import parse_weights
-from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.scheme import LinearScheme
 from bitwright.target import Target
 from bitwright.tuning import require_runnable
 
@@ -84,15 +85,9 @@ class Request:
         for name in self.schemes:
             parse_weights(name)
         for name in self.caches:
-            parse_pair(name)
+            caches_of(name)
         if any(count < 1 for count in self.threads):
             raise UsageError(f"{min(self.threads)} threads", limit="at least 1", where="--threads")
-
-
-def parse_pair(text: str) -> tuple[CacheScheme, CacheScheme]:
-    """``k4g32v4g32`` as the schemes of K and V. Raises UsageError: something else."""
-    key, letter, value = text.partition("v")
-    return CacheScheme.parse(key), CacheScheme.parse(letter + value)
 
 
 def table_of(request: Request) -> tuple[LatencyTable, Path]:
@@ -174,7 +169,7 @@ def workloads(model: Model, request: Request, threads: Sequence[int], isa: Isa) 
         for shape in dict.fromkeys(shape for shape, *_ in attention_sites(model.sites)):
             for context in CONTEXTS:
                 for names in dict.fromkeys((ANCHOR_CACHES, *request.caches)):
-                    if all(shape[2] % max(scheme.group, 1) == 0 for scheme in parse_pair(names)):
+                    if all(shape[2] % max(scheme.group, 1) == 0 for scheme in caches_of(names)):
                         yield Workload(ATTENTION, (*shape, context), names, 1, count, isa.name)
 
 

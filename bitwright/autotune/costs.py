@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bitwright.autotune.latency import ATTENTION, LatencyTable, keys_like, values_like
+from bitwright.autotune.attention_latency import keys_like, values_like
+from bitwright.autotune.latency import ATTENTION, LatencyTable
 from bitwright.autotune.predict import predict_prompt, predict_step
 from bitwright.autotune.products import Model, attention_sites, last_token_sites, working_set
 from bitwright.autotune.whole import Whole

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median, quantiles
-from typing import Any, TypeVar
+from typing import Any
 
 from bitwright.autotune.anchor import Anchor, Anchors
+from bitwright.autotune.attention_latency import attention_seconds
 from bitwright.autotune.fit import Fit, fit
+from bitwright.autotune.interpolation import between, by_working_set
 from bitwright.autotune.workload import Workload
 from bitwright.errors import InputError, UnsupportedError
 from bitwright.runs import WeightsScheme, parse_weights, runs_of
-
-_Point = TypeVar("_Point", int, float)
 
 LINEAR, ATTENTION = "linear", "attention"
 
@@ -152,7 +152,9 @@ class LatencyTable:
             seconds = by_working_set({size: timing.seconds for size, timing in measured.items()}, working_set)
             return Latency(1e3 * seconds, True, median(timing.spread for timing in measured.values()))
         if workload.op == ATTENTION:
-            return Latency(1e3 * self._attention(workload, working_set), False, 0.05)
+            times = {key: timing.seconds for key, timing in self.entries.items() if key[0].op == ATTENTION}
+            seconds, error = attention_seconds(times, workload, working_set)
+            return Latency(1e3 * seconds, False, error)
         return self.product(parse_weights(workload.scheme), workload, working_set)
 
     def product(self, scheme: WeightsScheme, like: Workload, working_set: int | None) -> Latency:
@@ -205,30 +207,6 @@ class LatencyTable:
             )
         return self._fits[key]
 
-    def _attention(self, wanted: Workload, working_set: int | None) -> float:
-        """Linear in the tokens in the cache; of two unlike caches half of what each costs beside one like it."""
-        from bitwright.scheme import CacheScheme
-
-        *heads, context = wanted.shape
-        known: dict[int, dict[int, float]] = {}
-        for (work, size), timing in self.entries.items():
-            if replace(work, shape=wanted.shape) == wanted and work.shape[:-1] == tuple(heads):
-                known.setdefault(work.shape[-1], {})[size] = timing.seconds
-        if len(known) > 1:
-            by_context = {at: by_working_set(found, working_set) for at, found in known.items()}
-            return between(by_context, context, beyond=True)
-        at = wanted.scheme.index("v", 1)
-        keys, values = CacheScheme.parse(wanted.scheme[:at]), CacheScheme.parse(wanted.scheme[at:])
-        alike = [keys.name + values_like(keys), keys_like(values) + values.name]
-        if wanted.scheme in alike:
-            raise UnsupportedError(
-                f"no latency is known for attention over caches of {wanted.scheme}",
-                where=str(wanted),
-                limit="measured at two contexts at least",
-                remedy="measure them with `bitwright latency --caches`",
-            )
-        return sum(1e-3 * self.look_up(replace(wanted, scheme=name), working_set).milliseconds for name in alike) / 2
-
 
 def _interpolated(
     found: Mapping[int, Mapping[int, Fit]], price: Callable[[Fit], float], tokens: int, working_set: int | None
@@ -239,46 +217,8 @@ def _interpolated(
     return between(by_tokens, tokens, beyond=True)
 
 
-def by_working_set(known: Mapping[int, float], wanted: int | None) -> float:
-    """Between times in working sets: linear in 1 / size**2, outside constant; None: in the largest.
-
-    The share of the weights that is still in the last cache level when it is read again falls that steeply: of 32 MiB,
-    48, 80 and 128 MiB give straight lines at every width (docs/decisions.md, 29).
-    """
-    return between({-(size**-2.0): time for size, time in known.items()}, None if wanted is None else -(wanted**-2.0))
-
-
 def _by_key(item: tuple[tuple[Workload, int], Timing]) -> tuple[Workload, int]:
     return item[0]
-
-
-def values_like(keys: Any) -> str:
-    """Name of the V scheme that stores what a K scheme stores."""
-    return f"v{keys.name[1:]}"
-
-
-def keys_like(values: Any) -> str:
-    return f"k{values.name[1:]}"
-
-
-def between(known: Mapping[_Point, float], wanted: float | None, *, beyond: bool = False) -> float:
-    """Linear between the points that are known; outside constant, or going on as between the last two (``beyond``).
-
-    One point alone is proportional to its number if ``beyond``.
-    """
-    points = sorted(known)
-    if wanted in known:
-        return known[wanted]  # type: ignore[index]  # None is no key
-    if wanted is None:
-        return known[points[-1]]
-    if len(points) == 1:
-        return known[points[0]] * (wanted / points[0] if beyond else 1)
-    if not beyond and not points[0] < wanted < points[-1]:
-        return known[points[0] if wanted < points[0] else points[-1]]
-    above = next((i for i, point in enumerate(points) if point > wanted), len(points) - 1)
-    low, high = points[max(above, 1) - 1], points[max(above, 1)]
-    part = (wanted - low) / (high - low)
-    return max((1 - part) * known[low] + part * known[high], 0.0)
 
 
 def missing(

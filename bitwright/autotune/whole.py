@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bitwright.autotune.anchor import Anchors
-from bitwright.autotune.latency import LatencyTable, between
+from bitwright.autotune.interpolation import between
+from bitwright.autotune.latency import LatencyTable
 from bitwright.autotune.products import Model, linear_workloads, prompt_workloads, working_set
 from bitwright.plan import Plan, uniform_plan
 from bitwright.scheme import LinearScheme

@@ -9,7 +9,8 @@ import pytest
 
 from bitwright.autotune.anchor import Anchor, Anchors
 from bitwright.autotune.costs import SiteCosts
-from bitwright.autotune.latency import Entry, LatencyTable, Timing, between, missing, spread
+from bitwright.autotune.interpolation import between
+from bitwright.autotune.latency import Entry, LatencyTable, Timing, missing, spread
 from bitwright.autotune.latency_file import digest, open_table, read_table, write_table
 from bitwright.autotune.predict import predict_prompt, predict_step
 from bitwright.autotune.products import Model, linear_workloads, prompt_workloads, working_set
@@ -129,8 +130,12 @@ def test_attention_is_linear_in_its_context_and_halves_unlike_caches() -> None:
             made.add(Entry(Workload("attention", (9, 3, 64, context), names, 1, 2, "avx2"), SETS[1], each * context))
     assert made.milliseconds("attention", (9, 3, 64, 1000), "k4g32v4g32") == pytest.approx(5e6)
     assert made.milliseconds("attention", (9, 3, 64, 4096), "k8g32v4g32") == pytest.approx(4096e3 * (9 + 5) / 2)
+    # Between measured caches by bytes: 3 bits are stored as fewer bytes than 4, and less than the least is the least.
+    other = made.look_up(Workload("attention", (9, 3, 64, 1000), "k6g32v6g32", 1, 2, "avx2"))
+    assert 5e6 < other.milliseconds < 9e6 and other.relative_error == 0.2
+    assert made.milliseconds("attention", (9, 3, 64, 1000), "k3g32v4g32") == pytest.approx(5e6)
     with pytest.raises(UnsupportedError, match="attention over caches of k3g32v3g32"):
-        made.milliseconds("attention", (9, 3, 64, 1000), "k3g32v4g32")
+        made.milliseconds("attention", (4, 2, 64, 1000), "k3g32v3g32")
 
 
 def test_between_goes_on_beyond_its_points_when_told() -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bitwright.options import QuantizerName
     from bitwright.runtime.rows import Logits
     from bitwright.runtime.session import Session
+    from bitwright.sensitivity import Profile
+    from bitwright.study.solve import Desk
 
 Tell = Callable[[str], None]
 
@@ -48,6 +50,22 @@ class Laboratory:
     _model: list[ImportedModel] = field(default_factory=list, repr=False)
     _reference: list[Logits] = field(default_factory=list, repr=False)
 
+    @classmethod
+    def of(cls, desk: Desk, digest: str, profile: Profile) -> Laboratory:
+        """Where the plans of a desk are compiled as one of its profiles was made."""
+        calibrates = desk.quantizer != "rtn"
+        return cls(
+            desk.request,
+            desk.folder,
+            digest,
+            desk.quantizer,
+            profile.folder / "calibration",
+            desk.codes(profile),
+            equalise=calibrates and bool(profile.header.equalised),
+            weigh_tokens=calibrates and profile.header.weighed,
+            tell=desk.tell,
+        )
+
     @property
     def measurements(self) -> Measurements:
         return Measurements(self.folder / "measured")
@@ -63,7 +81,7 @@ class Laboratory:
             return
         from bitwright.runtime.session import load
 
-        artifact = self._compiled(cell)
+        artifact = self.compiled(cell)
         session = load(artifact, threads=self.request.threads)
         for stage in missing:
             self.tell(f"measure {stage}")
@@ -102,8 +120,8 @@ class Laboratory:
             "threads": request.threads,
         }
 
-    def _compiled(self, cell: Cell) -> Path:
-        """The artifact of a cell, compiled unless it is still there."""
+    def compiled(self, cell: Cell) -> Path:
+        """Folder of the artifact of a cell, compiled unless it is still there."""
         from bitwright import pipeline
         from bitwright.options import Options
         from bitwright.runtime.artifact import Artifact

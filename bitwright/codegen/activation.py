@@ -13,7 +13,7 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import Registers, kernel, load, loop, splat, stack, store, symbol, vector
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import INPUT_MULTIPLE
-from bitwright.codegen.quantized_rows import LARGEST, LOW_BITS, QuantizedRows
+from bitwright.codegen.quantized_rows import LARGEST, LOW_BITS, SCALE_BITS, QuantizedRows
 from bitwright.codegen.reference.linear import SMALLEST_ABSMAX
 from bitwright.codegen.vectormath import for_spans, hold
 
@@ -27,9 +27,10 @@ def build_quantize_activation(
 ) -> Any:
     """PrimFunc (x f32[n,K], x8 i8[n,T*K], scale f32[n,K/G], sum i32[n,K/G]); the last three are results.
 
-    With one term (T = 1): scale = absmax / 127 (0 for a group whose absmax is below 2**-100), x8 = x * (127 / absmax)
-    rounded half to even, sum is that of the group's x8. With two, 127 * 128 takes the place of 127, and the integer
-    128 * high + low is stored as its terms: x8[:, :K] is high, x8[:, K:] low; sum is that of the integers.
+    With one term (T = 1): scale = absmax / 127 (0 for a group whose absmax is below 2**-100), rounded up to three bits
+    behind the leading one (``SCALE_BITS``); x8 = x * (1 / scale) rounded half to even; sum is that of the group's x8.
+    With two, 127 * 128 takes the place of 127, scales are not rounded, and the integer 128 * high + low is stored as its
+    terms: x8[:, :K] is high, x8[:, K:] low; sum is that of the integers.
 
     Args:
         inputs: K, a multiple of 32.
@@ -76,12 +77,22 @@ def quantize_row(
         absmax = hold(load(inverses, [g], n))
         live = absmax >= splat(T.float32(float(SMALLEST_ABSMAX)), n)
         zero = splat(T.float32(0), n)
-        store(results[1], T.Select(live, absmax / splat(top, n), zero), [row, g], n)
-        store(inverses, T.Select(live, splat(top, n) / absmax, zero), [g], n)
+        scale = hold(_rounded_up(absmax / splat(top, n), SCALE_BITS[quantized.terms], n))
+        store(results[1], T.Select(live, scale, zero), [row, g], n)
+        store(inverses, T.Select(live, splat(T.float32(1), n) / scale, zero), [g], n)
 
     for_spans(groups, lanes, invert)
     with loop(groups) as g:
         _round_group(lanes, quantized.terms, width, groups, source, (results[0], results[2]), (row, g, inverses[g]))
+
+
+def _rounded_up(value: Any, bits: int, lanes: int) -> Any:
+    """The least float32 lanes not below ``value`` (>= 0) with at most ``bits`` bits behind the leading one."""
+    below = (1 << (23 - bits)) - 1
+    if not below:
+        return value
+    raised = T.reinterpret(value, dtype=vector("int32", lanes)) + splat(T.int32(below), lanes)
+    return T.reinterpret(raised & splat(T.int32(~below), lanes), dtype=vector("float32", lanes))
 
 
 def _absmax(lanes: int, group: int, x: Any, start: list[Any]) -> Any:

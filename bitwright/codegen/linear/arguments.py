@@ -41,6 +41,11 @@ class Arguments:
         return self.spec.scheme.terms
 
     @property
+    def looks_scales_up(self) -> bool:
+        """Prefill may look products of scales up (``scale_table``): the schedule wants it and activations allow it."""
+        return self.schedule.lookup and self.terms == 1 and self.isa.scale_exponent
+
+    @property
     def zeros(self) -> Any:
         return self.buffers.get("zeros")
 

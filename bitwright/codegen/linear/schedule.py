@@ -31,6 +31,7 @@ class LinearSchedule:
         span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
         rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
         depth: most inputs that prefill unpacks at a time (at least a group).
+        lookup: prefill looks products of scales up, where the target has the instruction for it (``scale_table``).
     """
 
     prefetch: int = 0
@@ -38,7 +39,8 @@ class LinearSchedule:
     span: int = 32
     rows: int = 3
     columns: int = 4
-    depth: int = 512
+    depth: int = 576
+    lookup: bool = True
 
     def __post_init__(self) -> None:
         if self.prefetch < 0 or self.prefetch % 64 or self.chain < 1 or self.span % INPUT_MULTIPLE or self.span < 1:

@@ -14,6 +14,8 @@ isa.lanes)``                                tensor), ``.storage_bytes`` (padding
 ``linear_arguments(spec, isa)``             every argument in order, the result last
 ``build_linear(spec, isa, name)``           the TIR PrimFunc; for one token it starts its own threads
 ``LinearSchedule``                          knobs; ``default_schedule(spec, isa)``, and their values in ``schedule``
+``GluLinearSpec``, ``build_glu_linear``,    a gated activation and its quantization within the product of gate and up, for any
+``joins_glu``                               number of tokens, and whether there is such a kernel
 ``linear_team_kernel(spec, isa, name)``     one token, as work for a team of threads that runs already
 ========================================== =========================================================================
 
@@ -32,6 +34,7 @@ from __future__ import annotations
 from typing import Any
 
 from bitwright.codegen.isa import Isa
+from bitwright.codegen.linear.glu import GluLinearSpec, build_glu_linear, joins_glu
 from bitwright.codegen.linear.legality import require_legal, why_illegal
 from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
 from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments, linear_spec
@@ -39,11 +42,14 @@ from bitwright.codegen.team import TeamKernel, standalone
 
 __all__ = [
     "AnyLinear",
+    "GluLinearSpec",
     "LinearSchedule",
     "LinearSpec",
     "MixedSpec",
+    "build_glu_linear",
     "build_linear",
     "default_schedule",
+    "joins_glu",
     "linear_arguments",
     "linear_spec",
     "linear_team_kernel",

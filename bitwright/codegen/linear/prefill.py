@@ -34,8 +34,9 @@ def prefill_packed(args: Arguments, tile: Any) -> None:
 def prefill_columns(args: Arguments, columns: Sequence[Column], results: Results) -> None:
     """Sums of any vectors of outputs, for every token."""
     layout, lanes = args.layout, args.layout.lanes
-    groups = args.schedule.fitting_groups(layout)
-    count, width = layout.groups // groups, len(columns)
+    width = len(columns)
+    groups = args.schedule.fitting_groups(layout, width)
+    count = layout.groups // groups
     part = Slice(
         columns,
         T.alloc_buffer((groups * layout.group // 4, width, 4 * lanes), "uint8"),

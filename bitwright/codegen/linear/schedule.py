@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.layout import INPUT_MULTIPLE, PackedLayout
+from bitwright.codegen.layout import INPUT_MULTIPLE, MAX_BLOCKS, PackedLayout
 from bitwright.codegen.linear.spec import LinearSpec
 from bitwright.errors import UsageError
 
@@ -55,9 +55,14 @@ class LinearSchedule:
         """The longest span of at most ``span`` inputs that divides a group."""
         return next(n for n in range(min(self.span, group), 0, -INPUT_MULTIPLE) if group % n == 0)
 
-    def fitting_groups(self, layout: PackedLayout) -> int:
-        """The most groups of at most ``depth`` inputs together that divide those of a row; one at least."""
-        most = min(max(self.depth // layout.group, 1), layout.groups)
+    def fitting_groups(self, layout: PackedLayout, columns: int = MAX_BLOCKS) -> int:
+        """The most groups of at most ``depth`` inputs together that divide those of a row; one at least.
+
+        Args:
+            columns: vectors of outputs that are unpacked together; of more than a tile has, fewer inputs.
+        """
+        depth = self.depth * MAX_BLOCKS // max(columns, MAX_BLOCKS)
+        most = min(max(depth // layout.group, 1), layout.groups)
         return next(n for n in range(most, 0, -1) if layout.groups % n == 0)
 
 

@@ -14,7 +14,7 @@ attention             q, k, v, k_cache, v_cache, position (shape)     q_heads, k
 attention_full        q, k, v                                         q_heads, kv_heads, scale, softcap
 take_last             x [n, W] -> [1, W]
 quantize_activation   x [n, K] -> int8 [n, T*K], f32, i32 [n, G]      group (0: the whole row), terms T
-packed_linear         inputs, packed tensors [, bias]                 outputs, inputs, scheme, has_bias
+packed_linear         inputs, packed tensors [, bias] [, residual]    outputs, inputs, scheme, has_bias, has_residual
 packed_embedding      ids [n], packed tensors                         outputs, inputs, scheme
 glu                   x [n, 2F] or gate, up [n, F]                    activation (silu, gelu, gelu_tanh)
 add_rms_norm          a, b [n, W], gain -> (a + b, norm)              epsilon

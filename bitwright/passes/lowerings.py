@@ -128,7 +128,7 @@ def _width(value: Any) -> int:
 
 
 def _packed_linear(at: Lowering) -> Any:
-    spec = _matrix(at, bias=bool(at.attribute("has_bias")))
+    spec = _matrix(at, bias=bool(at.attribute("has_bias")), residual="has_residual" in at.call.attrs)
     name = f"{spec.name}{'_decode' if at.rows else ''}"
     build = linear_team_kernel if at.rows else build_linear
     return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name, schedules=at.schedules)), at.call.args)
@@ -148,9 +148,9 @@ def _packed_embedding(at: Lowering) -> Any:
     return at.emit(at.kernel(("embedding", table), lambda: build_embedding(table, at.isa)), at.call.args)
 
 
-def _matrix(at: Lowering, *, bias: bool) -> AnyLinear:
+def _matrix(at: Lowering, *, bias: bool, residual: bool = False) -> AnyLinear:
     scheme, shape = parse_weights(str(at.attribute("scheme"))), (at.attribute("outputs"), at.attribute("inputs"))
-    return linear_spec(scheme, int(shape[0]), int(shape[1]), bias=bias, rows=at.rows)
+    return linear_spec(scheme, int(shape[0]), int(shape[1]), bias=bias, rows=at.rows, residual=residual)
 
 
 def _quantize_activation(at: Lowering) -> Any:

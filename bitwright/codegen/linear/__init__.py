@@ -4,7 +4,7 @@ What other parts call:
 
 ========================================== =========================================================================
 ``LinearSpec(outputs, inputs, scheme,       one kernel; ``rows=1`` is decode, ``rows=None`` prefill with symbolic n
-bias=False, rows=None)``
+bias=False, rows=None, residual=False)``
 ``MixedSpec(parts)``                        one kernel over several runs of outputs with schemes of their own
 ``linear_spec(scheme, outputs, inputs)``    either, from the scheme of a matrix or of its runs of rows
 ``why_illegal(spec, isa)``                  None, or the reason why there is no such kernel
@@ -22,8 +22,8 @@ isa.lanes)``                                tensor), ``.storage_bytes`` (padding
 Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per group, ``u..row`` means G = inputs):
 
 - packed weights: x8 i8[n,T*K] (a8: T = 1; a16: T = 2), scale f32[n,K/G], sum i32[n,K/G] (see ``codegen.activation``),
-  codes, scales[, zeros][, bias f32[N]], y f32[n,N]
-- float weights: x f32[n,K], weights[, bias], y
+  codes, scales[, zeros][, bias f32[N]][, residual f32[n,N]], y f32[n,N]
+- float weights: x f32[n,K], weights[, bias][, residual], y
 - codebook schemes: codebook u8[64] follows the scales
 - several parts: the activations of each kind and group size once, in the order of the parts that first read them, then
   the weights of each part, bias, y

@@ -46,7 +46,7 @@ class GluLinearSpec:
 
 def joins_glu(linear: AnyLinear, quantize: QuantizedRows, isa: Isa) -> bool:
     """Is there such a kernel? Of packed weights of one scheme, when both halves are whole tiles and tiles whole groups."""
-    if not isinstance(linear, LinearSpec) or not linear.scheme.terms or linear.bias or linear.rows is not None:
+    if not isinstance(linear, LinearSpec) or not linear.scheme.terms or linear.bias or linear.residual or linear.rows:
         return False
     rows, group = linear.layout(isa).rows, quantize.group
     return linear.outputs % (2 * rows) == 0 and group > 0 and rows % group == 0 and group % isa.lanes == 0

@@ -67,7 +67,9 @@ def transformations(
     from bitwright.passes.fuse_add_norm import FuseAddNorm
     from bitwright.passes.fuse_glu import FuseGlu
     from bitwright.passes.fuse_linears import FuseLinears
+    from bitwright.passes.fuse_packed_glu import FusePackedGlu
     from bitwright.passes.fuse_quantize import FuseQuantize
+    from bitwright.passes.fuse_residual import FuseResidual
     from bitwright.passes.lower import Lower
     from bitwright.passes.map_keys import MapKeys
     from bitwright.passes.pack_arguments import PackArguments
@@ -83,6 +85,8 @@ def transformations(
         FuseAddNorm(),
         Quantize(isa, quantizer_of or SiteQuantizers()),
         FuseQuantize(),
+        FusePackedGlu(isa),
+        FuseResidual(),
         Lower(isa, target.cores, schedules or default_schedule),
         FlattenDecode(target.cores, isa.lanes),
         PackArguments(options.chunk),

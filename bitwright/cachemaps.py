@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,19 @@ import numpy as np
 
 from bitwright.errors import InputError
 from bitwright.keymap import HeadMap
+from bitwright.site import Site
 
 FILE = "cache_maps.safetensors"
+
+KEY_TENSORS = ("query_map", "key_map", "key_shift")
+VALUE_TENSORS = ("value_map", "value_map_back")
+"""What an artifact stores of a layer's maps, as ``layer.3.query_map``."""
+
+
+def mapped_cache(tensor: str) -> str:
+    """The site of the cache that an artifact's tensor maps; empty if it is no map."""
+    layer, _, name = tensor.rpartition(".")
+    return f"{layer}.k_cache" if name in KEY_TENSORS else f"{layer}.v_cache" if name in VALUE_TENSORS else ""
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,17 @@ class CacheMaps:
 
     keys: Mapping[int, HeadMap] = field(default_factory=dict)
     values: Mapping[int, HeadMap] = field(default_factory=dict)
+
+    @classmethod
+    def announced(cls, sites: Iterable[Site]) -> CacheMaps:
+        """Zeros for all caches among ``sites``, for whoever wants to know what would be stored."""
+        parts: tuple[dict[int, HeadMap], dict[int, HeadMap]] = {}, {}
+        for site in sites:
+            if site.kind in ("k_cache", "v_cache"):
+                heads, width = site.shape
+                square = np.zeros((heads, width, width), np.float32)
+                parts[site.kind == "v_cache"][int(site.name.split(".")[1])] = HeadMap(square, square, square[:, 0])
+        return cls(*parts)
 
     @classmethod
     def read(cls, folder: Path) -> CacheMaps:

@@ -22,6 +22,7 @@ from bitwright.errors import UnsupportedError, UsageError
 from bitwright.key_calibration import cache_maps
 from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
+from bitwright.runs import Scheme
 from bitwright.scheme import BITS, CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
 from bitwright.site import Site
@@ -185,20 +186,20 @@ def _isa(target: Target) -> Isa:
 
 
 def _storage(program: Program, imported: ImportedModel, target: Target) -> tuple[StoredTensor | StoredMatrix, ...]:
-    """What the artifact stores, found by lowering the model with packed weights wherever they are legal."""
+    """What the artifact stores, found by lowering the model with packed weights and mapped caches where legal."""
     from bitwright import pipeline
     from bitwright.passes.legality import reason
     from bitwright.storage import storage_of
 
-    packed, single = LinearScheme.parse("u8g32a8"), LinearScheme.parse("f16")
-    schemes = {
-        site.name: CacheScheme("k" if site.kind == "k_cache" else "v")
-        if not site.weight
-        else (packed if reason(site, packed, _isa(target)) is None else single)
-        for site in program.sites
-    }
+    weights = LinearScheme.parse("u8g32a8"), LinearScheme.parse("f16")
+    caches = {f"{letter}_cache": [CacheScheme.parse(letter + name) for name in ("8rowm", "16")] for letter in "kv"}
+    schemes: dict[str, Scheme] = {}
+    for site in program.sites:
+        packed, single = weights if site.weight else caches[site.kind]
+        schemes[site.name] = packed if reason(site, packed, _isa(target)) is None else single
     plan = Plan(schemes, imported.digest, target.fingerprint)
-    for phase in pipeline.transformations(Options(target=target.name), plan, target):
+    maps = CacheMaps.announced(program.sites)
+    for phase in pipeline.transformations(Options(target=target.name), plan, target, cache_maps=maps):
         program = phase(program)
     return storage_of(program)
 

@@ -277,6 +277,12 @@ class CacheScheme:
         """Bytes beside those of the tokens: the exact first token of mapped keys."""
         return heads * head_dim * 2 if self.keeps_first else 0
 
+    def map_bytes(self, heads: int, head_dim: int) -> int:
+        """Bytes of what maps and unmaps the cache, beside the weights: two matrices per head, for keys a shift."""
+        if not self.mapped:
+            return 0
+        return 4 * heads * head_dim * (2 * head_dim + (self.tensor == "k"))
+
     @property
     def keeps_first(self) -> bool:
         """The first token is kept in half precision too."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright import relax_ops
-from bitwright.cachemaps import CacheMaps
+from bitwright.cachemaps import KEY_TENSORS, VALUE_TENSORS, CacheMaps
 from bitwright.errors import InternalError
 from bitwright.keymap import HeadMap
 from bitwright.passes.base import rewrite, with_event
@@ -59,14 +59,15 @@ class MapKeys:
             q_heads, kv_heads = (int(value.attrs[f"{letter}_heads"]) for letter in ("q", "kv"))
             if keys:
                 maps = self._of(f"layer.{layer}.k_cache")
-                q = mapped(rewriter, q, q_heads, layer, {"query_map": maps.inverse.transpose(0, 2, 1)})
-                k = mapped(rewriter, k, kv_heads, layer, {"key_map": maps.forward, "key_shift": maps.shift})
+                query, key, shift = KEY_TENSORS
+                q = mapped(rewriter, q, q_heads, layer, {query: maps.inverse.transpose(0, 2, 1)})
+                k = mapped(rewriter, k, kv_heads, layer, {key: maps.forward, shift: maps.shift})
             if values:
                 maps = self._of(f"layer.{layer}.v_cache")
-                v = mapped(rewriter, v, kv_heads, layer, {"value_map": maps.forward})
+                v = mapped(rewriter, v, kv_heads, layer, {VALUE_TENSORS[0]: maps.forward})
             attributes = {str(name): attribute for name, attribute in value.attrs.items()}
             y = rewriter.emit(relax_ops.call("attention", [q, k, v, *rest], **attributes))
-            return mapped(rewriter, y, q_heads, layer, {"value_map_back": maps.inverse}) if values else y
+            return mapped(rewriter, y, q_heads, layer, {VALUE_TENSORS[1]: maps.inverse}) if values else y
 
         module = rewrite(program.module, visit)
         done = replace(program, module=module, parameters=parameters)

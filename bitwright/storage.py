@@ -98,7 +98,7 @@ _PACKED = ("codes", "scales", "zeros", "codebook", "weights")
 
 
 def storage_of(program: Program) -> tuple[StoredTensor | StoredMatrix, ...]:
-    """The tensors, in the order of the artifact's file, of a lowered program without runs whose caches are all mapped."""
+    """The tensors of a lowered program without runs and with mapped caches, in the order of the artifact's file."""
     site_of = {site.weight: site.name for site in program.sites if site.weight}
     found: dict[str, StoredTensor | StoredMatrix] = {}
     for name, parameter in program.parameters.items():

@@ -68,6 +68,7 @@ class Measurer:
             InputError: the model is not what was profiled.
         """
         from bitwright import pipeline
+        from bitwright.cachemaps import CacheMaps
         from bitwright.equalisation import equalised
         from bitwright.frontend.calibrate.points import Points
         from bitwright.frontend.interpreter import Interpreter
@@ -103,7 +104,8 @@ class Measurer:
             quantizer = site_quantizer(site, matrix, moments, header.quantizer, codes)  # type: ignore[arg-type]
             return quantizer(scheme).dequantize(scheme)
 
-        return Simulation(Interpreter(imported.graph), points, header.sites, windows, weights, dequantized, skip)
+        maps = CacheMaps.read(self.profile.folder)
+        return Simulation(Interpreter(imported.graph), points, header.sites, windows, weights, dequantized, skip, maps)
 
 
 def allocate_corrected(

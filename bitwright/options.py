@@ -83,12 +83,12 @@ class Options:
                 where="--distill",
                 remedy="name one with --calibration: some hundred thousand tokens of what the model will read",
             )
-        calibrates = self.quantizer != "rtn" or self.distill or self.maps_keys
+        calibrates = self.quantizer != "rtn" or self.distill or self.maps_caches
         if not calibrates and (self.calibration or self.calibration_cache):
             raise UsageError(
                 "round-to-nearest does not calibrate",
                 where="--calibration" if self.calibration else "--calibration-cache",
-                remedy="choose a quantizer that does, such as --quantizer auto, or mapped keys such as --kv k4rowm",
+                remedy="choose a quantizer that does, such as --quantizer auto, or mapped caches such as --kv k4rowm",
             )
         if (self.equalise or self.weigh_tokens) and self.quantizer == "rtn":
             raise UsageError(
@@ -100,10 +100,10 @@ class Options:
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
 
     @property
-    def maps_keys(self) -> bool:
-        """Some keys are stored mapped, which asks for calibration."""
-        planned = self.plan.schemes.values() if self.plan else (self.keys,)
-        return any(isinstance(scheme, CacheScheme) and scheme.keeps_first for scheme in planned)
+    def maps_caches(self) -> bool:
+        """Some caches are stored mapped, which asks for calibration."""
+        planned = self.plan.schemes.values() if self.plan else (self.keys, self.values, *(self.caches or {}).values())
+        return any(isinstance(scheme, CacheScheme) and scheme.mapped for scheme in planned)
 
     def describe(self) -> str:
         """The resolved options in one line."""

@@ -7,18 +7,18 @@ between import and code generation is a pass of ``passes/``; with ``dump_ir`` th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
+from bitwright.cachemaps import CacheMaps
 from bitwright.calibration import calibrated
 from bitwright.equalisation import equalised
 from bitwright.errors import InputError, UsageError
-from bitwright.key_calibration import calibrated_key_maps
+from bitwright.key_calibration import calibrated_cache_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules
     from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
-    from bitwright.keymap import KeyMap
     from bitwright.passes.base import Pass
     from bitwright.passes.quantizers.matrix import Quantizer
     from bitwright.program import Parameter
@@ -51,14 +50,14 @@ def transformations(
     target: Target,
     schedules: Schedules | None = None,
     quantizer_of: Callable[[Parameter], Quantizer] | None = None,
-    key_maps: Mapping[int, KeyMap] = MappingProxyType({}),
+    cache_maps: CacheMaps = CacheMaps(),  # noqa: B008 - a frozen value
 ) -> list[Pass]:
     """The phases between finding the sites and code generation, in order.
 
     Args:
         schedules: choose kernels' knobs.
         quantizer_of: turns matrices into codes when the weights are written; None: round to nearest.
-        key_maps: by layer, of the layers whose keys the plan stores mapped.
+        cache_maps: of the caches that the plan stores mapped.
     """
     from bitwright.codegen.isa import select_isa
     from bitwright.codegen.linear import default_schedule
@@ -79,7 +78,7 @@ def transformations(
     isa = select_isa(target.features)
     return [
         Annotate(plan),
-        MapKeys(key_maps),
+        MapKeys(cache_maps),
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
@@ -135,8 +134,8 @@ def compile_model(
         if options.codes is not None:
             check_kept(options.codes, "" if equal is None else equal.digest)
         coding = quantization(imported, program, plan, options, moments, tell)
-        key_maps = calibrated_key_maps(imported, options, plan, tell)
-        phases = transformations(options, plan, target, schedules, coding.quantizer_of, key_maps)
+        cache_maps = calibrated_cache_maps(imported, options, plan, tell)
+        phases = transformations(options, plan, target, schedules, coding.quantizer_of, cache_maps)
         for number, phase in enumerate(phases, start=3):
             tell(phase.name)
             program = phase(program)

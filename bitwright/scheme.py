@@ -33,6 +33,8 @@ CODEBOOK_BITS = (2, 3, 4, 5, 6)
 GROUPS = (32, 64, 128)
 SCALE_BYTES = 2
 ZERO_POINT_BYTES = 1
+AFFINE_BYTES = 2
+"""Scale and zero point of a cache's group, together."""
 CODEBOOK_BYTES = 64
 """A table of values is stored as one cache line whatever its width: what a kernel loads."""
 
@@ -263,17 +265,23 @@ class CacheScheme:
         return head_dim // self.group if self.group else 1
 
     def bytes_per_token(self, heads: int, head_dim: int) -> int:
-        """Exact bytes of one token, all heads: codes, scales (half precision) and zero points (one byte)."""
+        """Exact bytes of one token, all heads: codes, and a word of scale and zero point per group."""
         if self.is_float:
             return heads * head_dim * self.bits // 8
         # Keys of 3 and 5 bits have a plane whose lines hold 32 elements: what is missing is stored as zeros.
         padding = -head_dim % 32 if self.tensor == "k" and self.bits % 2 else 0
         codes = (head_dim + padding) * self.bits // 8
-        return heads * (codes + self.groups(head_dim) * (SCALE_BYTES + ZERO_POINT_BYTES))
+        return heads * (codes + self.groups(head_dim) * AFFINE_BYTES)
 
     def fixed_bytes(self, heads: int, head_dim: int) -> int:
         """Bytes beside those of the tokens: the exact first token of mapped keys."""
         return heads * head_dim * 2 if self.keeps_first else 0
+
+    def map_bytes(self, heads: int, head_dim: int) -> int:
+        """Bytes of what maps and unmaps the cache, beside the weights: two matrices per head, for keys a shift."""
+        if not self.mapped:
+            return 0
+        return 4 * heads * head_dim * (2 * head_dim + (self.tensor == "k"))
 
     @property
     def keeps_first(self) -> bool:

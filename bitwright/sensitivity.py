@@ -83,12 +83,17 @@ def activation_key(scheme: LinearScheme) -> str:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the artifact that no choice changes. ``positions``: its rows are the positions of the context."""
+    """A tensor of the artifact that no choice of weights changes.
+
+    ``positions``: its rows are the positions of the context. ``cache``: it is there only if this site's scheme is
+    mapped.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     positions: bool = False
+    cache: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ class ProfileHeader:
 def _stored(entry: Mapping[str, Any]) -> StoredTensor | StoredMatrix:
     if "sites" in entry:
         return StoredMatrix(entry["name"], tuple(entry["sites"]))
-    return StoredTensor(entry["name"], entry["dtype"], tuple(entry["shape"]), entry["positions"])
+    return StoredTensor(**{**entry, "shape": tuple(entry["shape"])})
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bitwright.cachemaps import CacheMaps
 from bitwright.codegen.quantized_rows import LARGEST, SCALE_BITS
 from bitwright.runs import Scheme, first_rows, runs_of
 from bitwright.scheme import CacheScheme, WeightScheme
@@ -45,6 +46,7 @@ class Simulation:
         windows: int64 [windows, tokens].
         weights: a site's float matrix; ``dequantized``: the same from codes.
         skip: positions at the start of a window that are not counted.
+        maps: of mapped caches.
     """
 
     interpreter: Interpreter
@@ -54,6 +56,7 @@ class Simulation:
     weights: Callable[[Site], Floats]
     dequantized: Dequantized
     skip: int = 0
+    maps: CacheMaps = CacheMaps()  # noqa: RUF009 - a frozen value
     _reference: list[torch.Tensor] = field(default_factory=list, repr=False)
 
     @property
@@ -145,10 +148,12 @@ class Changed:
 
         name = self.simulation.points.caches[int(site.name.split(".")[1])][site.kind == "v_cache"]
         heads, width = site.shape
+        head_map = self.simulation.maps.of(site.name)
 
         def give_back(_: str, value: torch.Tensor) -> torch.Tensor:
             rows = value.detach()[0].transpose(0, 1) if value.dim() == 4 else value.detach()[0]
-            kept = torch.from_numpy(stored(np.ascontiguousarray(rows.reshape(-1, heads, width).numpy()), scheme))
+            held = np.ascontiguousarray(rows.reshape(-1, heads, width).numpy())
+            kept = torch.from_numpy(stored(held, scheme, head_map))
             back = kept.transpose(0, 1)[None] if value.dim() == 4 else kept.reshape(value.shape)
             return value + (back - value).detach()
 

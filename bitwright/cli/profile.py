@@ -51,6 +51,7 @@ def command(
     Every site is kept as soon as it is scored: a run may be interrupted, and goes on when it is repeated. At the end
     the sites are shown that lose most from int8 activations.
     """
+    from bitwright.cache_report import cache_costs
     from bitwright.correction import Measurer
     from bitwright.cross_check import cross_check
     from bitwright.plans.activations import activation_losses
@@ -97,13 +98,19 @@ def command(
         "tokens": header.tokens,
         "digest": profile.digest,
     }
+    costs = cache_costs(profile)
     if found is not None:
         document |= {"rank_correlation": found.rank_correlation, "measured_over_predicted": found.ratio}
     inputs = activation_losses(profile)
     if json:
-        console.print_json({**document, "activations": [loss.to_json() for loss in inputs]})
+        losses = {"activations": [loss.to_json() for loss in inputs]}
+        console.print_json({**document, **losses, "cache_losses": {cost.scheme: cost.to_json() for cost in costs}})
         return
     texts = {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in document.items()}
     console.print_table(("profile", "value"), [[name, text] for name, text in texts.items()])
     print()
     print_activations(inputs)
+    if costs:
+        print()
+        rows = [[c.scheme, f"{c.bits:.3f}", f"{c.total:.5f}", f"{c.worst} {c.losses[c.worst]:.5f}"] for c in costs]
+        console.print_table(("caches", "bits", f"loss, {header.unit}", "most in"), rows)

@@ -1,9 +1,9 @@
 """Where each number of a packed key or value cache lies in memory.
 
 A packed cache is ``u8[kv_heads, head_bytes]``. A head is a row of *blocks*, and last, on whole cache lines, where the
-scheme keeps the first token exact, its elements as ``f16[width]``. A block holds 32 tokens: their codes, then their
-scales ``f16[groups, 32]``, then their zero points ``u8[groups, 32]``: one stream (codes apart from scales, which would
-keep every line of codes aligned, was measured to be 10 % slower from DRAM).
+scheme keeps the first token exact, its elements as ``f16[width]``. A block holds 32 tokens: their codes, then a
+scale and a zero point each, ``u16[groups, 32]``: one stream (codes apart from scales, which would keep every line of
+codes aligned, was measured to be 10 % slower from DRAM).
 
 Codes are bit planes of widths 8, 4, 2 and 1 (3 = 2+1, 5 = 4+1, 6 = 4+2). A *line* of a plane of width b is 64 bytes and
 holds 16 rows x 32 / b inputs: byte 4 * row + j, bit field f is input 4 * f + j, so that a byte dot product multiplies
@@ -17,17 +17,21 @@ keys    tokens   elements  u8[2, elements / unit, lines, 64]: 16 tokens, then 16
 values  elements tokens    u8[elements / 16, 32 / unit, lines, 64]
 ======= ======== ========= ========================================================================
 
-A code c of a group with scale s (f16) and zero point z (u8) stands for ``s * (c - z * (2**bits - 1) / 255)``: at every
-width the zero point has 256 steps between the lowest and the highest code.
+A code c of a group with scale s and zero point z stands for ``s * (c - z * (2**bits - 1) / 63)``: at every width the
+zero point has 64 steps between the lowest and the highest code. They share a word: its high ten bits are the scale's
+exponent and first five bits of mantissa, as a half has them, its low six bits are z. Scales are rounded up, so that
+codes reach a group's ends; steps grow by 1.1 % on average, and 16 bits for both save as much as a narrower code would
+cost (docs/decisions.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
-from bitwright.scheme import CacheScheme
+from bitwright.scheme import AFFINE_BYTES, CacheScheme
 
 PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
 """Plane widths of each code width, highest bits first."""
@@ -38,7 +42,16 @@ TOKENS = 32
 ROWS = 16
 """Rows of a line."""
 LINE_BYTES = 4 * ROWS
-ZERO_STEPS = 255
+ZERO_STEPS = 63
+SCALE_ROUNDING = 31
+"""Added to a half's bits before the last five are cleared: rounds up to five bits of mantissa."""
+SCALE_MASK = 0x7FE0
+"""The bits of a half that a scale keeps."""
+LARGEST_SCALE = 64512.0
+"""The largest finite half of five bits of mantissa."""
+LARGEST_HALF = 65504.0
+NORMAL_RANGES = {2: 3.1, 3: 4.0, 4: 4.5}
+"""By width: the range, in standard deviations, in which codes of normally distributed numbers lose least."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,18 @@ class PackedCache:
     def groups(self) -> int:
         return self.width // self.group
 
+    @cached_property
+    def share(self) -> float:
+        """The part of a group's range that codes span, in its middle; numbers beyond are stored as its ends.
+
+        Elements that a map has mixed are about normal. The range of n of them is 2 Phi^-1((n - 3/8) / (n + 1/4)) on
+        average (Blom 1958): at few bits, finer steps are worth more than the ends.
+        """
+        if not self.scheme.mapped or self.bits not in NORMAL_RANGES:
+            return 1.0
+        expected = 2 * NormalDist().inv_cdf((self.group - 0.375) / (self.group + 0.25))
+        return min(1.0, NORMAL_RANGES[self.bits] / expected)
+
     @property
     def unit(self) -> int:
         """Inputs of a unit."""
@@ -139,19 +164,15 @@ class PackedCache:
 
     @property
     def block_bytes(self) -> int:
-        return self.code_bytes + self.groups * TOKENS * 3
+        return self.code_bytes + self.groups * TOKENS * AFFINE_BYTES
 
     def codes_at(self, block: Any) -> Any:
         """Byte of a head where a block's codes begin."""
         return block * self.block_bytes
 
-    def scale_at(self, block: Any, group: Any) -> Any:
-        """Byte of a head where the scales of a block's group begin."""
-        return self.codes_at(block) + self.code_bytes + group * 2 * TOKENS
-
-    def zero_at(self, block: Any, group: Any) -> Any:
-        """Byte of a head where the zero points of a block's group begin."""
-        return self.scale_at(block, self.groups) + group * TOKENS
+    def affine_at(self, block: Any, group: Any) -> Any:
+        """Byte of a head where the words of scale and zero point of a block's group begin."""
+        return self.codes_at(block) + self.code_bytes + group * TOKENS * AFFINE_BYTES
 
     @property
     def exact_at(self) -> int:

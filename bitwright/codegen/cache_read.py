@@ -11,7 +11,8 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import load, prefetch, splat, vector
-from bitwright.codegen.cache_layout import LINE_BYTES, ZERO_STEPS, PackedCache
+from bitwright.codegen.cache_layout import LINE_BYTES, SCALE_MASK, ZERO_STEPS, PackedCache
+from bitwright.scheme import AFFINE_BYTES
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,27 @@ class PackedHead:
 
     def scales(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
         """f32 x lanes: scales of tokens ``token`` ... of a block."""
-        return self._halves(self.layout.scale_at(block, group) + token * 2, lanes)
+        bits = (self._words(block, group, token, lanes) >> splat(T.uint16(1), lanes)) & splat(
+            T.uint16(SCALE_MASK), lanes
+        )
+        return T.cast(T.reinterpret(bits, dtype=vector("float16", lanes)), vector("float32", lanes))
 
     def offsets(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
         """f32 x lanes: what zero points take away from codes."""
-        offset = self.layout.zero_at(block, group) + token
-        zeros = T.cast(load(self.buffer, [self.head, offset], lanes), vector("int32", lanes))
+        zeros = self._words(block, group, token, lanes) & splat(T.uint16(ZERO_STEPS), lanes)
         unit = self.layout.top / ZERO_STEPS
-        value = T.cast(zeros, vector("float32", lanes))
+        value = T.cast(T.cast(zeros, vector("int32", lanes)), vector("float32", lanes))
         return value if unit == 1 else value * splat(T.float32(unit), lanes)
 
     def exact(self, element: Any, lanes: int) -> Any:
         """f32 x lanes: elements ``element`` ... of the exact first token."""
-        return self._halves(self.layout.exact_at + element * 2, lanes)
-
-    def _halves(self, offset: Any, lanes: int) -> Any:
-        half = T.reinterpret(load(self.buffer, [self.head, offset], 2 * lanes), dtype=vector("float16", lanes))
+        place = [self.head, self.layout.exact_at + element * 2]
+        half = T.reinterpret(load(self.buffer, place, 2 * lanes), dtype=vector("float16", lanes))
         return T.cast(half, vector("float32", lanes))
+
+    def _words(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
+        place = [self.head, self.layout.affine_at(block, group) + token * AFFINE_BYTES]
+        return T.reinterpret(load(self.buffer, place, AFFINE_BYTES * lanes), dtype=vector("uint16", lanes))
 
 
 def _bit_field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:

@@ -12,11 +12,20 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import Registers, llvm, load, loop, stack, store, vector
-from bitwright.codegen.cache_layout import LINE_BYTES, ROWS, TOKENS, ZERO_STEPS, PackedCache, Plane
+from bitwright.codegen.cache_layout import (
+    LARGEST_HALF,
+    LARGEST_SCALE,
+    LINE_BYTES,
+    ROWS,
+    SCALE_MASK,
+    SCALE_ROUNDING,
+    TOKENS,
+    ZERO_STEPS,
+    PackedCache,
+    Plane,
+)
 from bitwright.codegen.vectormath import hold, maximum, reduce_lanes, splat
-
-LARGEST_SCALE = 65504.0
-"""The largest finite half."""
+from bitwright.scheme import AFFINE_BYTES
 
 
 def write_token(
@@ -27,10 +36,9 @@ def write_token(
     keys = layout.scheme.tensor == "k"
     codes = stack((layout.units * layout.unit if keys else layout.width,), "uint8")
     with loop(layout.groups) as group:
-        scale, zero = _quantize_group(layout, source, codes, group, lanes)
-        at_scale = layout.scale_at(block, group) + token * 2
-        store(cache, T.reinterpret(scale, dtype="uint8x2"), [head, at_scale], 2)
-        T.buffer_store(cache, zero, [head, layout.zero_at(block, group) + token])
+        word = _quantize_group(layout, source, codes, group, lanes)
+        at_word = layout.affine_at(block, group) + token * AFFINE_BYTES
+        store(cache, T.reinterpret(word, dtype=vector("uint8", AFFINE_BYTES)), [head, at_word], AFFINE_BYTES)
     if layout.exact_tokens:
         with T.If(at == 0), T.Then():
             _write_exact(layout, cache, source, head, lanes)
@@ -42,17 +50,15 @@ def write_token(
 
 def _write_exact(layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, lanes: int) -> None:
     with loop(layout.width // lanes) as step:
-        limit = splat(LARGEST_SCALE, lanes)
-        value = T.max(T.min(source(step * lanes, lanes), limit), splat(-LARGEST_SCALE, lanes))
+        limit = splat(LARGEST_HALF, lanes)
+        value = T.max(T.min(source(step * lanes, lanes), limit), splat(-LARGEST_HALF, lanes))
         half = hold(T.cast(value, vector("float16", lanes)))
         place = [head, layout.exact_at + step * (2 * lanes)]
         store(cache, T.reinterpret(half, dtype=vector("uint8", 2 * lanes)), place, 2 * lanes)
 
 
-def _quantize_group(
-    layout: PackedCache, source: Callable[[Any, int], Any], codes: Any, group: Any, lanes: int
-) -> tuple[Any, Any]:
-    """Codes of one group to ``codes``; returns its scale (f16) and zero point (u8). The oracle says how."""
+def _quantize_group(layout: PackedCache, source: Callable[[Any, int], Any], codes: Any, group: Any, lanes: int) -> Any:
+    """Codes of one group to ``codes``; returns the word u16 of its scale and zero point. The oracle says how."""
     steps = layout.group // lanes
     first = T.Bind(group * layout.group)
     bounds = Registers(2, vector("float32", lanes))
@@ -63,9 +69,13 @@ def _quantize_group(
         bounds[0] = T.min(bounds[0], value)
         bounds[1] = T.max(bounds[1], value)
     low, high = reduce_lanes(bounds[0], lanes, lambda a, b: T.min(a, b)), reduce_lanes(bounds[1], lanes, maximum)
-    half = Registers(1, "float16")
-    half[0] = T.cast(T.min((high - low) / T.float32(layout.top), T.float32(LARGEST_SCALE)), "float16")
-    wide = hold(T.cast(half[0], "float32"))
+    span = hold(high - low)
+    if layout.share < 1:
+        low = hold(low + span * T.float32((1 - layout.share) / 2))
+        span = span * T.float32(layout.share)
+    exact = T.cast(T.min(span / T.float32(layout.top), T.float32(LARGEST_SCALE)), "float16")
+    scale = hold((T.reinterpret(exact, dtype="uint16") + T.uint16(SCALE_ROUNDING)) & T.uint16(SCALE_MASK))
+    wide = hold(T.cast(T.reinterpret(scale, dtype="float16"), "float32"))
     inverse = hold(T.Select(wide > T.float32(0), T.float32(1) / wide, T.float32(0)))
     zero = hold(T.nearbyint((T.float32(0) - low) * inverse * T.float32(ZERO_STEPS / layout.top)))
     zero = hold(T.max(T.min(zero, T.float32(ZERO_STEPS)), T.float32(0)))
@@ -77,7 +87,7 @@ def _quantize_group(
         code = T.max(T.min(T.nearbyint(shifted), splat(float(layout.top), lanes)), splat(0.0, lanes))
         whole = hold(T.cast(code, vector("int32", lanes)))
         store(codes, T.cast(whole, vector("uint8", lanes)), [column], lanes)
-    return half[0], T.cast(T.cast(zero, "int32"), "uint8")
+    return (scale << T.uint16(1)) | T.cast(T.cast(zero, "int32"), "uint16")
 
 
 def _write_keys(layout: PackedCache, cache: Any, codes: Any, head: Any, block: Any, token: Any) -> None:

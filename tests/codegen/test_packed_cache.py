@@ -13,7 +13,7 @@ from bitwright.codegen.attention import AttentionSpec, build_attention
 from bitwright.codegen.attention.prefill import multiplies_integers
 from bitwright.codegen.builder import host_features
 from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
-from bitwright.codegen.cache_layout import PackedCache
+from bitwright.codegen.cache_layout import LARGEST_SCALE, PackedCache
 from bitwright.codegen.isa import ISAS, Isa
 from bitwright.codegen.reference import attention as reference
 from bitwright.codegen.reference import cache as packed_reference
@@ -67,13 +67,26 @@ def test_codes_come_back(bits: int, tensor: Any, width: int, seed: int) -> None:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("group", [16, 32, 64])
 def test_quantization_is_off_by_half_a_step(bits: int, group: int) -> None:
-    """Half a step of rounding, and at the ends what the zero point (1/510 of the range) and the scale (2**-11) add."""
+    """Half a step of rounding, and at the ends what the zero point (1/126 of the range) and the half (2**-11) add."""
     x = noise((200, 2, 64), bits)
     codes, scales, zeros = packed_reference.quantize(x, bits, group)
     error = np.abs(packed_reference.dequantize(codes, scales, zeros, bits) - x).reshape(200, 2, -1, group)
     step = scales.astype("float32")[..., None]
     span = step * ((1 << bits) - 1)
-    assert np.all(error <= 0.5 * step * 1.001 + span * (0.5 / 255 + 2.0**-10))
+    assert np.all(error <= 0.5 * step * 1.001 + span * (0.5 / 63 + 2.0**-10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(BITS), st.floats(-30, 18), st.integers(0, 9))
+def test_scales_reach_the_ends(bits: int, exponent: float, seed: int) -> None:
+    """Scales are halves of five bits of mantissa: the exact one or the largest, or at most 1/32 above it."""
+    x = noise((40, 1, 32), seed) * np.float32(2.0**exponent)
+    scales, top = packed_reference.quantize(x, bits, 32)[1].astype("float64"), (1 << bits) - 1
+    exact = (np.maximum(x.max(-1, keepdims=True), 0) - np.minimum(x.min(-1, keepdims=True), 0)) / top
+    assert np.all(packed_reference.quantize(x, bits, 32)[1].view(np.uint16) & 31 == 0)
+    capped = np.minimum(exact, LARGEST_SCALE)
+    half = 2.0**-11 * capped + 2.0**-25
+    assert np.all(scales >= capped - half) and np.all(scales <= (capped + half) * (1 + 2.0**-5) + 2.0**-19)
 
 
 @pytest.mark.parametrize("rows", [1, None])

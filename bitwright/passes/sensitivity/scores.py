@@ -13,7 +13,7 @@ from bitwright.codegen.cache_layout import PackedCache
 from bitwright.codegen.reference.cache import round_trip
 from bitwright.codegen.reference.linear import activation_integers, quantize_activation
 from bitwright.errors import UnsupportedError
-from bitwright.keymap import KeyMap, mixing
+from bitwright.keymap import HeadMap
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.sensitivity.fisher import squared_effects
 from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric, row_blocks
@@ -108,41 +108,59 @@ def rounded(x: Floats, group: int) -> Floats:
     return result
 
 
-def cache_scores(site: Site, values: Floats, gradients: Floats, schemes: Sequence[CacheScheme]) -> SiteScores:
-    """Scores of a K or V cache from what it holds and the gradients there, float32 [tokens, heads * head size]."""
-    heads, width = site.shape
+def cache_scores(
+    site: Site,
+    values: Floats,
+    gradients: Floats,
+    schemes: Sequence[CacheScheme],
+    head_map: HeadMap | None = None,
+    window: int | None = None,
+) -> SiteScores:
+    """Scores of a K or V cache from what it holds and the gradients there, float32 [tokens, heads * head size].
+
+    Args:
+        head_map: of mapped schemes. Errors are independent between mapped elements, so these are what losses are summed
+            over: x' = x B turns gradients g into g B^-T.
+        window: tokens that one cache holds; None: all of them.
+    """
+    shape = (len(values), *site.shape)
+    held, felt = values.reshape(shape), gradients.reshape(shape)
+    windows = np.split(held, range(window or len(values), len(values), window or len(values)))
 
     def loss(scheme: CacheScheme) -> float:
-        off = gradients * (stored(values.reshape(len(values), heads, width), scheme).reshape(values.shape) - values)
+        error, gradient = np.concatenate([stored(part, scheme, head_map) for part in windows]) - held, felt
+        if scheme.mapped and head_map is not None:
+            error, gradient = by_head(error, head_map.forward), by_head(felt, head_map.inverse.transpose(0, 2, 1))
+        off = (gradient * error).reshape(len(values), -1)
         return float(np.einsum("tw,tw->", off, off, dtype=np.float64)) / (2 * len(values))
 
     return SiteScores(site.name, caches={scheme.name: loss(scheme) for scheme in schemes})
 
 
-def stored(values: Floats, scheme: CacheScheme, key_map: KeyMap | None = None) -> Floats:
+def by_head(x: Floats, matrices: Floats) -> Floats:
+    """x[tokens, heads, D] @ matrices[heads, D, D]"""
+    result: Floats = np.ascontiguousarray((x.transpose(1, 0, 2) @ matrices).transpose(1, 0, 2))
+    return result
+
+
+def stored(values: Floats, scheme: CacheScheme, head_map: HeadMap | None = None) -> Floats:
     """What a cache gives back for float32 [tokens, heads, head size], the tokens from position 0 on.
 
     Args:
-        key_map: of mapped keys, which come back through its inverse.
+        head_map: of mapped schemes: what comes back comes through its inverse.
 
     Raises:
-        UnsupportedError: mapped keys without their map.
+        UnsupportedError: a mapped scheme without its map.
     """
-    if scheme.mapped and scheme.tensor == "v":
-        mix = mixing(values.shape[2]).astype(np.float32)
-        spread: Floats = _round_trip(values @ mix, scheme) @ mix.T
-        return spread
     if scheme.mapped:
-        if key_map is None:
+        if head_map is None:
             raise UnsupportedError(
                 f"{scheme} cannot be scored or simulated",
-                limit="mapped keys need the map that compiling calibrates",
+                limit="mapped caches need the maps that a profile or compiling calibrates",
                 remedy=f"leave it out, or use {replace(scheme, mapped=False)}",
             )
-        mapped = np.einsum("thd,hde->the", values, key_map.keys) + key_map.shift
-        back = _round_trip(mapped.astype(np.float32), scheme) - key_map.shift
-        unmapped: Floats = np.einsum("the,hed->thd", back, np.linalg.inv(key_map.keys)).astype(np.float32)
-        return unmapped
+        back = _round_trip(by_head(values, head_map.forward) + head_map.shift, scheme)
+        return by_head(back - head_map.shift, head_map.inverse)
     if scheme.bits == 32:
         return values
     if scheme.is_float:

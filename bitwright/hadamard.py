@@ -13,7 +13,6 @@ Paley 1933, "On orthogonal matrices", lemmas 3 and 4: order q + 1 for primes q =
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
@@ -116,9 +115,3 @@ def _is_prime(n: int) -> bool:
 
 def _rows(matrix: Array) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(x) for x in row) for row in matrix)
-
-
-def orders(attribute: Sequence[int]) -> Rotation:
-    """The rotation that three numbers (blocks, order, power) name."""
-    blocks, order, power = (int(x) for x in attribute)
-    return Rotation(blocks, order, power)

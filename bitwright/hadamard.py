@@ -84,7 +84,7 @@ class Rotation:
 
 @lru_cache
 def signs(order: int) -> tuple[tuple[int, ...], ...] | None:
-    """A Hadamard matrix of an order that is 1 or four times an odd number, as rows of +-1; None if there is none here."""
+    """A Hadamard matrix, rows of +-1, of an order that is 1 or four times an odd number; None if none is made here."""
     if order == 1:
         return ((1,),)
     if order > LARGEST_ORDER or order % 4 or not order // 4 % 2:
@@ -101,7 +101,9 @@ def signs(order: int) -> tuple[tuple[int, ...], ...] | None:
 def _conference(prime: int) -> Array:
     """C [q + 1, q + 1] with zeros on its diagonal, +-1 elsewhere, and C C^T = q I."""
     residues = {i * i % prime for i in range(1, prime)}
-    jacobsthal = [[0 if i == j else 1 if (i - j) % prime in residues else -1 for j in range(prime)] for i in range(prime)]
+    jacobsthal = [
+        [0 if i == j else 1 if (i - j) % prime in residues else -1 for j in range(prime)] for i in range(prime)
+    ]
     c = np.zeros((prime + 1, prime + 1))
     c[1:, 1:] = jacobsthal
     c[0, 1:] = 1

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
+from bitwright.rotation import Part, as_rotated
 from bitwright.scheme import CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
 from bitwright.site import Site
@@ -58,7 +59,7 @@ class ProfileOptions:
         metric: name of a sensitivity metric.
         quantizer: how weights become codes.
         calibration: a text file; None: text that the model samples itself.
-        equalise, weigh_tokens: as of a compilation.
+        rotate, equalise, weigh_tokens: as of a compilation.
         tokens: most tokens that gradients are taken at.
         seed: of sampled labels.
         jobs: schemes that are quantized and scored at a time; does not change the result.
@@ -71,6 +72,7 @@ class ProfileOptions:
     metric: str = "fisher"
     quantizer: QuantizerName = "auto"
     calibration: Path | None = None
+    rotate: tuple[Part, ...] = ()
     equalise: bool = False
     weigh_tokens: bool = False
     tokens: int = 4096
@@ -131,7 +133,7 @@ def profile_model(
 
     options, tell = options or ProfileOptions(), tell or (lambda _: None)
     metric, target = metric_named(options.metric), Target.parse(options.target)
-    imported = pipeline.load_model(model, tell, None)
+    imported = as_rotated(pipeline.load_model(model, tell, None), options.rotate)
     if imported.kind != "decoder":
         raise UnsupportedError("an encoder has no predictions to score", where=imported.name, limit="decoders only")
     program = pipeline.sites_of(imported, Options(target=options.target), tell)
@@ -172,6 +174,7 @@ def profile_model(
             calibration=calibration_digest(imported.digest, chosen),
             tokens=int(chosen.size),
             seed=options.seed,
+            rotated=options.rotate,
             equalised="" if equal is None else equal.digest,
             weighed=options.weigh_tokens,
         )

@@ -39,7 +39,7 @@ class Rotated:
     """
 
     model: ImportedModel
-    places: Mapping[str, int]
+    places: Mapping[Part, int]
 
 
 def parse_parts(text: str) -> tuple[Part, ...]:
@@ -63,7 +63,7 @@ def rotated(model: ImportedModel, parts: Iterable[Part]) -> Rotated:
     Raises:
         UnsupportedError: the model has nothing of the kind, or a residual stream that cannot be rotated.
     """
-    from bitwright.frontend.graph import Editor
+    from bitwright.frontend.graph import Editor, sweep
 
     graph = model.graph.clone()
     editor = Editor(graph)
@@ -75,8 +75,15 @@ def rotated(model: ImportedModel, parts: Iterable[Part]) -> Rotated:
                 where=f"--rotate, {model.name}",
                 remedy=f"leave {part} out of --rotate",
             )
+    sweep(graph)
     digest = hashlib.sha256(f"{model.digest} rotated {' '.join(places)}".encode()).hexdigest()
     return Rotated(replace(model, graph=graph, digest=digest), places)
+
+
+def as_rotated(model: ImportedModel, parts: Iterable[Part]) -> ImportedModel:
+    """The model that ``parts`` of are rotated; the same if there are none."""
+    wanted = tuple(parts)
+    return rotated(model, wanted).model if wanted else model
 
 
 def _rotate(part: Part, editor: Editor) -> int:

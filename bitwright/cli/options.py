@@ -41,6 +41,12 @@ SeedOption = Annotated[int | None, typer.Option(help="Of the random draws. Defau
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Stop at this text (may be repeated).")]
 SystemOption = Annotated[str | None, typer.Option(help="System message for the chat template.")]
 MetricOption = Annotated[str, typer.Option("--metric", help="How errors are scored, such as fisher or output_mse.")]
+RotateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rotate", metavar="PARTS", help="First rotate any of residual,value,hidden, so that outliers are spread."
+    ),
+]
 MaxBytesOption = Annotated[
     str | None,
     typer.Option("--max-bytes", help="Of weights, and of the cache at --context if given: 60MB (10^6), 60MiB (2^20)."),

@@ -1,4 +1,4 @@
-"""What stands next to a value of a canonical graph, and how its constants are changed: for edits that keep the function.
+"""What stands next to a value of a canonical graph, and how constants change: for edits that keep the function.
 
 Only tensors that nothing else reads may be changed; the functions here find those alone.
 """
@@ -40,10 +40,10 @@ def own(values: list[ir.Value | None]) -> tuple[str, ...] | None:
     return tuple(str(value.name) for value in found) if found and alone else None
 
 
-def linear(value: ir.Value | None, channels: int) -> tuple[str, ...] | None:
-    """The weight and bias that make ``value`` [1, n, channels], if its only reader is the node at hand."""
+def linear(value: ir.Value | None, channels: int, uses: int = 1) -> tuple[str, ...] | None:
+    """The weight and bias that make ``value`` [1, n, channels], if nothing but the ``uses`` at hand reads it."""
     node = producer(value)
-    if value is None or node is None or len(value.uses()) != 1 or value.is_graph_output():
+    if value is None or node is None or len(value.uses()) != uses or value.is_graph_output():
         return None
     if node.op_type == "MatMul" and not node.domain:
         return own([node.inputs[1]]) if constant_shape(node.inputs[1])[1:] == (channels,) else None

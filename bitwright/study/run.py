@@ -50,6 +50,7 @@ def run_study(request: StudyRequest, folder: Path, *, tell: Tell | None = None) 
         desk.quantizer,
         first.folder / "calibration",
         desk.codes(first),
+        rotate=first.header.rotated,
         equalise=calibrates and bool(first.header.equalised),
         weigh_tokens=calibrates and first.header.weighed,
         tell=tell,

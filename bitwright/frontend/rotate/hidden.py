@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bitwright.frontend.canonical import ELEMENTWISE
 from bitwright.frontend.graph import Editor, producer
 from bitwright.frontend.neighbours import change, constant_shape, readers
-from bitwright.frontend.rotate.node import rotate
+from bitwright.frontend.rotate.node import rotate_behind
 from bitwright.hadamard import Rotation
 
 
@@ -20,11 +20,7 @@ def rotate_hidden(editor: Editor) -> int:
     for value in found:
         weights = readers(value)
         rotation = Rotation.of(constant_shape(weights[0])[0])
-        first = next(node for node in editor.graph if any(use.node is node for use in value.uses()))
-        uses = list(value.uses())
-        turned = rotate(editor, first, value, rotation)
-        for use in uses:
-            use.node.replace_input_with(use.idx, turned)
+        rotate_behind(editor, value, rotation)
         for weight in weights:
             change(weight, lambda w, r=rotation: r.apply(w.T).T)  # type: ignore[misc]  # R^T w; a default binds it now
     return len(found)

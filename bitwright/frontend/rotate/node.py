@@ -1,7 +1,7 @@
 """The node that rotates on the fly: ``Rotate`` of the domain ``bitwright``.
 
-    y = x R, or x R^T if ``transposed``; x float32 [1, n, width], R as ``blocks``, ``order`` and ``power`` say
-    (``bitwright.hadamard``).
+y = x R, or x R^T if ``transposed``; x float32 [1, n, width], R as ``blocks``, ``order`` and ``power`` say
+(``bitwright.hadamard``).
 """
 
 from __future__ import annotations
@@ -27,3 +27,12 @@ def rotate(
         power=rotation.power,
         transposed=int(transposed),
     )
+
+
+def rotate_behind(editor: Editor, value: ir.Value, rotation: Rotation) -> None:
+    """Let every reader of ``value`` read it rotated."""
+    uses = list(value.uses())
+    first = next(node for node in editor.graph if any(use.node is node for use in uses))
+    turned = rotate(editor, first, value, rotation)
+    for use in uses:
+        use.node.replace_input_with(use.idx, turned)

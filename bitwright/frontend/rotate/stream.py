@@ -19,7 +19,7 @@ import onnx_ir as ir
 from bitwright.errors import UnsupportedError
 from bitwright.frontend.graph import Editor, describe, is_op, scalar
 from bitwright.frontend.neighbours import change, constant_shape, linear, own, readers
-from bitwright.frontend.rotate.node import rotate
+from bitwright.frontend.rotate.node import rotate, rotate_behind
 from bitwright.hadamard import Rotation
 
 Doubles = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ def rotate_stream(editor: Editor) -> int:
             change(table, turn)
             changed += 1
         else:
-            _rotate_behind(editor, rows, rotation)
+            rotate_behind(editor, rows, rotation)
     for node in stream.norms:
         gain = _gain(node)
         for weight in readers(node.outputs[0]):
@@ -76,15 +76,6 @@ def rotate_stream(editor: Editor) -> int:
     for node in stream.heads:
         node.replace_input_with(0, rotate(editor, node, node.inputs[0], rotation, transposed=True))
     return changed
-
-
-def _rotate_behind(editor: Editor, rows: ir.Value, rotation: Rotation) -> None:
-    """Let every reader of ``rows`` read them rotated."""
-    uses = list(rows.uses())
-    first = next(node for node in editor.graph if any(use.node is node for use in uses))
-    turned = rotate(editor, first, rows, rotation)
-    for use in uses:
-        use.node.replace_input_with(use.idx, turned)
 
 
 def _turned(rotation: Rotation, tensor: Doubles) -> Doubles:
@@ -113,11 +104,9 @@ def _stream(graph: ir.Graph) -> _Stream:
         if not at:
             continue
         others = [value for value in node.inputs if value is not None and value not in inside]
-        if node.op_type == "Add" and all(_writes(stream, value) for value in others):
+        if _carries_on(stream, node, others):
             inside.add(node.outputs[0])
-        elif node.op_type == "Mul" and len(others) == 1 and scalar(others[0]) is not None:
-            inside.add(node.outputs[0])
-        elif not (node.op_type == "RMSNormalization" and _reads(stream, node)):
+        elif not _reads(stream, node):
             raise _refused(node)
     if any(value.is_graph_output() for value in inside):
         raise _refused(graph.outputs[0].producer())
@@ -126,6 +115,13 @@ def _stream(graph: ir.Graph) -> _Stream:
 
 def _looks_up_tokens(node: ir.Node) -> bool:
     return node.op_type == "Gather" and node.inputs[1] is not None and node.inputs[1].name == "input_ids"
+
+
+def _carries_on(stream: _Stream, node: ir.Node, others: list[ir.Value]) -> bool:
+    """Is the node's result the stream again: something added to it, or all of it scaled?"""
+    if node.op_type == "Mul":
+        return len(others) == 1 and scalar(others[0]) is not None
+    return node.op_type == "Add" and all(_writes(stream, value) for value in others)
 
 
 def _writes(stream: _Stream, value: ir.Value) -> bool:
@@ -138,6 +134,8 @@ def _writes(stream: _Stream, value: ir.Value) -> bool:
 def _reads(stream: _Stream, node: ir.Node) -> bool:
     """Can the layers behind the norm take its gain and R^-1, or is it the one before a tied lm_head? It is noted."""
     result = node.outputs[0]
+    if node.op_type != "RMSNormalization":
+        return False
     if readers(result):
         stream.norms.append(node)
         return True

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bitwright.errors import InternalError
-from bitwright.frontend.graph import attribute, integers, producer
-from bitwright.frontend.neighbours import change, constant_shape, linear, own, readers
+from bitwright.frontend.graph import attribute, dims, integers, producer
+from bitwright.frontend.neighbours import change, constant_shape, linear, readers
 
 Doubles = npt.NDArray[np.float64]
 
@@ -95,15 +95,29 @@ def _place(layer: int, node: ir.Node) -> ValuePlace | None:
 
 def _makers(values: ir.Value | None, width: int) -> tuple[tuple[str, ...], int] | None:
     """Weight and bias that make ``values``, whole or as a part of their columns, and the first column."""
-    node = producer(values)
-    if values is None or node is None or node.op_type != "Split":
+    if values is None:
+        return None
+    part = _columns(values)
+    if part is None:
         makers = linear(values, width)
         return None if makers is None else (makers, 0)
-    sizes = integers(node.inputs[1]) if len(node.inputs) > 1 else None
-    if sizes is None:
-        sizes = [width] * len(node.outputs)
-    at = list(node.outputs).index(values)
-    if sizes[at] != width or len(values.uses()) != 1:
+    source, first, last = part
+    others = [_columns(output) for use in source.uses() for output in use.node.outputs if output is not values]
+    if len(values.uses()) != 1 or any(other is None or (other[1] < last and first < other[2]) for other in others):
         return None
-    makers = linear(node.inputs[0], sum(sizes))
-    return None if makers is None else (makers, sum(sizes[:at]))
+    makers = linear(source, (dims(source) or (0,))[-1], uses=len(source.uses()))  # type: ignore[arg-type]  # a width
+    return None if makers is None else (makers, first)
+
+
+def _columns(value: ir.Value) -> tuple[ir.Value, int, int] | None:
+    """What ``value`` is cut from along the last axis, and its first and end columns; None if it is not."""
+    node = producer(value)
+    if node is None or node.op_type not in ("Split", "Slice") or node.inputs[0] is None:
+        return None
+    source = node.inputs[0]
+    if node.op_type == "Slice":
+        bounds = [integers(v) for v in node.inputs[1:3]]
+        return None if None in bounds else (source, bounds[0][0], bounds[1][0])  # type: ignore[index]  # not None
+    widths = [(dims(output) or (0,))[-1] for output in node.outputs]
+    at = list(node.outputs).index(value)
+    return source, sum(widths[:at]), sum(widths[: at + 1])  # type: ignore[arg-type]  # numbers: only tokens vary

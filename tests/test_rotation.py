@@ -59,6 +59,7 @@ def test_a_float_artifact_computes_the_models_logits(tmp_path: Path, tied: bool,
     assert "| rotate | residual " in report and "value 2, hidden 2 |" in report
     # Single tokens take other kernels than prompts, outside the VM.
     assert artifact.manifest.interface.step is not None
+    session.reset()
     session.prefill(IDS[:-1])
     assert np.abs(session.decode(int(IDS[-1])) - expected[-1]).max() < 1e-5 * largest
 

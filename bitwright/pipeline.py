@@ -23,6 +23,7 @@ from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
 from bitwright.quantization import check_kept, quantization
+from bitwright.rotation import rotated
 from bitwright.target import Target
 
 if TYPE_CHECKING:
@@ -123,7 +124,11 @@ def compile_model(
     if options.dump_ir is not None:
         with writing_ir(options.dump_ir):
             pass  # now rather than after the model has been read
-    imported = load_model(model, tell, options.context)
+    imported, turned = load_model(model, tell, options.context), None
+    if options.rotate:
+        tell("rotate")
+        turned = rotated(imported, options.rotate)
+        imported = turned.model
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
@@ -131,6 +136,8 @@ def compile_model(
         if equal is not None:
             imported, moments = equal.model, equal.moments
             program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
+        if turned is not None:
+            program = with_event(program, "rotate", **{str(part): count for part, count in turned.places.items()})
         if options.codes is not None:
             check_kept(options.codes, "" if equal is None else equal.digest)
         coding = quantization(imported, program, plan, options, moments, tell)
@@ -189,7 +196,7 @@ def plan_and_program(imported: ImportedModel, options: Options, target: Target, 
         raise InputError(
             "the plan was made for another model",
             where=f"plan: {plan.model[:16]}, model: {imported.digest[:16]}",
-            remedy="make a plan for this model, or clear the plan's model field if you are sure",
+            remedy="make a plan for this model with the same --rotate, or clear the plan's model field if you are sure",
         )
     check_legal(plan, program.sites, select_isa(target.features))
     return plan, program

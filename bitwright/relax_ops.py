@@ -8,6 +8,7 @@ operator              arguments                                       attributes
 linear                x [n, K], weight [N, K] [, bias [N]]            site, scheme
 embedding             ids [n], table [V, K]                           site, scheme
 head_map              x [n, H*D], matrices [G, D, D] [, shift]        heads
+rotate                x [n, W]                                        blocks, order, power, transposed
 rope                  x [n, H*D], cos [P, R/2], sin, positions [n]    heads, rotary_dim, interleaved
 attention             q, k, v, k_cache, v_cache, position (shape)     q_heads, kv_heads, scale, softcap, window,
                                                                       layer, k_scheme, v_scheme
@@ -18,6 +19,7 @@ packed_linear         inputs, packed tensors [, bias] [, residual]    outputs, i
 packed_embedding      ids [n], packed tensors                         outputs, inputs, scheme
 glu                   x [n, 2F] or gate, up [n, F]                    activation (silu, gelu, gelu_tanh)
 add_rms_norm          a, b [n, W], gain -> (a + b, norm)              epsilon
+rotate_quantized      as rotate -> as quantize_activation             as rotate; group, terms
 glu_quantized         as glu -> as quantize_activation                activation, group, terms
 norm_quantized        x, gain [, bias] -> as quantize_activation      kind (rms, layer), epsilon, group, terms
 add_norm_quantized    a, b, gain -> a + b, as quantize_activation     epsilon, group, terms
@@ -117,6 +119,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "linear": _infer_linear,
     "embedding": _infer_embedding,
     "head_map": _infer_same,
+    "rotate": _infer_same,
     "rope": _infer_same,
     "attention": _infer_attention,
     "attention_full": _infer_attention,
@@ -127,6 +130,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "packed_glu": _infer_packed_glu,
     "glu": _infer_glu,
     "add_rms_norm": _infer_pair,
+    "rotate_quantized": _infer_quantize,
     "glu_quantized": _infer_glu_quantized,
     "norm_quantized": _infer_quantize,
     "add_norm_quantized": _infer_add_norm_quantized,

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import InputError
+from bitwright.rotation import Part
 from bitwright.runs import ROW_MULTIPLE
 from bitwright.scheme import LinearScheme
 from bitwright.site import Site
@@ -118,6 +119,7 @@ class ProfileHeader:
         quantizer: its name; ``moments``: digest of what it calibrated on (empty if it does not).
         calibration: digest of the windows the gradients were taken on; ``tokens``: their number.
         seed: of sampled labels.
+        rotated: what was rotated before anything else.
         equalised: digest of the factors that were moved between layers first; empty if none were.
         weighed: tokens counted by gradients in calibration.
     """
@@ -141,6 +143,7 @@ class ProfileHeader:
     calibration: str
     tokens: int
     seed: int = 0
+    rotated: tuple[Part, ...] = ()
     equalised: str = ""
     weighed: bool = False
 
@@ -162,8 +165,8 @@ class ProfileHeader:
                 )
             sites = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in document.pop("sites"))
             storage = tuple(_stored(entry) for entry in document.pop("storage"))
-            weights, caches = (tuple(document.pop(key)) for key in ("weights", "caches"))
-            return cls(sites=sites, storage=storage, weights=weights, caches=caches, **document)
+            weights, caches, turned = (tuple(document.pop(key, ())) for key in ("weights", "caches", "rotated"))
+            return cls(sites=sites, storage=storage, weights=weights, caches=caches, rotated=turned, **document)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 "the profile is damaged", where=where, limit=str(error), remedy="profile the model again"

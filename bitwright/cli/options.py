@@ -55,6 +55,12 @@ KeepOption = Annotated[
     ),
 ]
 MetricOption = Annotated[str, typer.Option("--metric", help="How errors are scored, such as fisher or output_mse.")]
+RotateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rotate", metavar="PARTS", help="First rotate any of residual,value,hidden, so that outliers are spread."
+    ),
+]
 MaxBytesOption = Annotated[
     str | None,
     typer.Option("--max-bytes", help="Of weights, and of the cache at --context if given: 60MB (10^6), 60MiB (2^20)."),

@@ -9,7 +9,7 @@ import typer
 
 from bitwright.cli import console
 from bitwright.cli.activation_table import print_activations
-from bitwright.cli.options import JsonOption, MetricOption, ModelArgument, TargetOption
+from bitwright.cli.options import JsonOption, MetricOption, ModelArgument, RotateOption, TargetOption
 
 
 def command(
@@ -35,6 +35,7 @@ def command(
     weigh_tokens: Annotated[
         bool, typer.Option("--weigh-tokens", help="As of compile, which then needs it too.")
     ] = False,
+    rotate: RotateOption = None,
     equalise: Annotated[bool, typer.Option("--equalise", help="As of compile, which then needs it too.")] = False,
     tokens: Annotated[int, typer.Option("--tokens", help="Most tokens to take gradients at.")] = 4096,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Schemes at work at a time; the result is the same.")] = 1,
@@ -56,6 +57,7 @@ def command(
     from bitwright.cross_check import cross_check
     from bitwright.plans.activations import activation_losses
     from bitwright.profiling import ProfileOptions, profile_model
+    from bitwright.rotation import parse_parts
 
     options = ProfileOptions(
         target=target,
@@ -63,6 +65,7 @@ def command(
         metric=metric,
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=calibration,
+        rotate=() if rotate is None else parse_parts(rotate),
         equalise=equalise,
         weigh_tokens=weigh_tokens,
         tokens=tokens,

@@ -35,8 +35,10 @@ from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.norm import NormSpec, build_norm
 from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
+from bitwright.codegen.rotate import RotateSpec, build_rotate
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
+from bitwright.hadamard import Rotation
 from bitwright.passes.base import column_slice, static_rows
 from bitwright.runs import parse_weights
 
@@ -184,6 +186,12 @@ def _head_map(at: Lowering) -> Any:
     return at.emit(at.kernel(spec, lambda: build_head_map(spec)), at.call.args)
 
 
+def _rotate(at: Lowering) -> Any:
+    rotation = Rotation(*(int(at.attribute(name)) for name in ("blocks", "order", "power")))
+    spec = RotateSpec(rotation, bool(int(at.attribute("transposed"))), at.rows, at.isa.lanes, at.quantize)
+    return at.emit(at.kernel(spec, lambda: build_rotate(spec)), at.call.args)
+
+
 def _attention(at: Lowering) -> Any:
     """Append to the caches in place, then attend: the attention reads the appended caches, which orders the two."""
     q, k, v, k_cache, v_cache, position = at.call.args
@@ -319,6 +327,8 @@ LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
     "packed_embedding": _packed_embedding,
     "quantize_activation": _quantize_activation,
     "head_map": _head_map,
+    "rotate": _rotate,
+    "rotate_quantized": _rotate,
     "rope": _rope,
     "attention": _attention,
     "attention_full": _attention_full,

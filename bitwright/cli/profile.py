@@ -111,8 +111,9 @@ def command(
         return
     texts = {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in document.items()}
     console.print_table(("profile", "value"), [[name, text] for name, text in texts.items()])
-    print()
-    print_activations(inputs)
+    if inputs:
+        print()
+        print_activations(inputs)
     if costs:
         print()
         rows = [[c.scheme, f"{c.bits:.3f}", f"{c.total:.5f}", f"{c.worst} {c.losses[c.worst]:.5f}"] for c in costs]

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
-from bitwright.rotation import Part, as_rotated
+from bitwright.rotated_parts import Part
+from bitwright.rotation import as_rotated
 from bitwright.scheme import CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
 from bitwright.site import Site

@@ -1,11 +1,8 @@
 """Rotations for a compilation: the same function through orthonormal matrices that spread what sticks out.
 
 A rotated model is a model of its own with a digest of its own: it is calibrated, profiled, distilled and planned for as
-any other. What can be rotated:
-
-* ``residual``: what runs from the embedding through all layers to the head;
-* ``value``: the values of every attention, per key/value head;
-* ``hidden``: what a feed-forward layer's last matrix reads.
+any other. Orthonormal matrices of Hadamard's kind (``bitwright.hadamard``) stand between layers and are folded into
+their weights; where they cannot be, the graph rotates on the fly.
 """
 
 from __future__ import annotations
@@ -13,20 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bitwright.errors import UnsupportedError, UsageError
+from bitwright.errors import UnsupportedError
+from bitwright.rotated_parts import PARTS, Part
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from bitwright.frontend.graph import Editor
     from bitwright.frontend.model import ImportedModel
-
-Part = Literal["residual", "value", "hidden"]
-PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -40,21 +35,6 @@ class Rotated:
 
     model: ImportedModel
     places: Mapping[Part, int]
-
-
-def parse_parts(text: str) -> tuple[Part, ...]:
-    """``residual,value`` as parts, in the order of PARTS, each once.
-
-    Raises:
-        UsageError: something else.
-    """
-    named = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [part for part in named if part not in PARTS]
-    if unknown or not named:
-        raise UsageError(
-            f"'{(unknown or [text])[0]}' cannot be rotated", where="--rotate", limit=f"any of {', '.join(PARTS)}"
-        )
-    return tuple(part for part in PARTS if part in named)
 
 
 def rotated(model: ImportedModel, parts: Iterable[Part]) -> Rotated:

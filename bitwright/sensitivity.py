@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import InputError
-from bitwright.rotation import Part
+from bitwright.rotated_parts import Part
 from bitwright.runs import ROW_MULTIPLE
 from bitwright.scheme import LinearScheme
 from bitwright.site import Site

@@ -19,7 +19,8 @@ from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import make_options
 from bitwright.profiling import ProfileOptions, profile_model
-from bitwright.rotation import PARTS, as_rotated
+from bitwright.rotated_parts import PARTS
+from bitwright.rotation import as_rotated
 from bitwright.scheme import LinearScheme
 from bitwright.sensitivity import Profile
 from tests.canonical_model import Shape, decoder

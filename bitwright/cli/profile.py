@@ -53,7 +53,7 @@ def command(
     from bitwright.correction import Measurer
     from bitwright.cross_check import cross_check
     from bitwright.profiling import ProfileOptions, profile_model
-    from bitwright.rotation import parse_parts
+    from bitwright.rotated_parts import parse_parts
 
     options = ProfileOptions(
         target=target,

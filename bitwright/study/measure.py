@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import UsageError
-from bitwright.rotation import Part
+from bitwright.rotated_parts import Part
 from bitwright.study.cell import Cell, Measurements
 from bitwright.study.request import Stage, StudyRequest
 from bitwright.target import Target

@@ -15,7 +15,8 @@ from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.frontend.rotate.values import map_values, value_places
 from bitwright.hadamard import Rotation
-from bitwright.rotation import PARTS, Part, as_rotated, rotated
+from bitwright.rotated_parts import PARTS, Part
+from bitwright.rotation import as_rotated, rotated
 from tests.canonical_model import Shape, decoder
 from tests.frontend import zoo
 

@@ -21,7 +21,7 @@ from bitwright.errors import UnsupportedError, UsageError
 from bitwright.options import Options, QuantizerName
 from bitwright.plan import Plan
 from bitwright.rotated_parts import Part
-from bitwright.rotation import as_rotated
+from bitwright.rotation import rotated
 from bitwright.scheme import CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
 from bitwright.site import Site
@@ -127,14 +127,16 @@ def profile_model(
     """
     from bitwright import pipeline
     from bitwright.calibration import calibrated, calibration_windows
-    from bitwright.equalisation import equalised
     from bitwright.frontend.interpreter import Interpreter
     from bitwright.moments import calibration_digest
     from bitwright.passes.sensitivity.find import metric_named
+    from bitwright.transforming import transformed
 
     options, tell = options or ProfileOptions(), tell or (lambda _: None)
     metric, target = metric_named(options.metric), Target.parse(options.target)
-    imported = as_rotated(pipeline.load_model(model, tell, None), options.rotate)
+    imported = pipeline.load_model(model, tell, None)
+    if options.rotate:
+        rotated(imported, options.rotate)  # what cannot be is said now rather than after calibration
     if imported.kind != "decoder":
         raise UnsupportedError("an encoder has no predictions to score", where=imported.name, limit="decoders only")
     program = pipeline.sites_of(imported, Options(target=options.target), tell)
@@ -149,9 +151,9 @@ def profile_model(
     with ExitStack() as stack:
         windows = calibration_windows(imported, interpreter, options.calibration, folder / "calibration", tell)
         moments = stack.enter_context(calibrated(imported, quantizing, tell))
-        equal = equalised(imported, moments) if options.equalise and moments is not None else None
-        if equal is not None:
-            imported, moments = equal.model, equal.moments
+        ready = transformed(imported, moments, equalise=options.equalise, rotate=options.rotate)
+        imported, moments = ready.model, ready.moments
+        if ready.events:
             program = pipeline.sites_of(imported, Options(target=options.target), tell)
             interpreter = Interpreter(imported.graph)
         chosen = windows[: max(1, options.tokens // windows.shape[1])]
@@ -176,7 +178,7 @@ def profile_model(
             tokens=int(chosen.size),
             seed=options.seed,
             rotated=options.rotate,
-            equalised="" if equal is None else equal.digest,
+            equalised=ready.digests.get("equalisation", ""),
             weighed=options.weigh_tokens,
         )
         profile = Profile.begin(folder, header)

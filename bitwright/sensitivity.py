@@ -112,8 +112,8 @@ class ProfileHeader:
         quantizer: its name; ``moments``: digest of what it calibrated on (empty if it does not).
         calibration: digest of the windows the gradients were taken on; ``tokens``: their number.
         seed: of sampled labels.
-        rotated: what was rotated before anything else.
         equalised: digest of the factors that were moved between layers first; empty if none were.
+        rotated: what was rotated then.
         weighed: tokens counted by gradients in calibration.
     """
 

@@ -30,7 +30,7 @@ class Laboratory:
     """Compiles and measures in the folder of a report.
 
     Attributes:
-        digest: of the canonical model, rotated as ``rotate`` says.
+        digest: of the canonical model.
         quantizer: how weights become codes.
         calibration: folder that keeps what it calibrated on; ``codes``: folder that keeps codes it made for a profile.
         rotate, equalise, weigh_tokens: as the profile was made.
@@ -87,6 +87,7 @@ class Laboratory:
             "schemes": cell.digest,
             "target": Target.parse(cell.target).fingerprint,
             "quantizer": self.quantizer,
+            "rotate": list(self.rotate),
             "equalise": self.equalise,
             "weigh_tokens": self.weigh_tokens,
             "calibration": None if request.calibration is None else _sha256(request.calibration),

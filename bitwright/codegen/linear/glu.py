@@ -89,26 +89,34 @@ def build_glu_linear(
 
 
 class _GluResults:
-    """Sums of gate and up wait in scratch until a token's group is complete."""
+    """Sums of gate and up wait in scratch until there are enough tokens that their rows are computed side by side.
+
+    A row is a chain of steps that wait for each other: one at a time would leave the machine idle.
+    """
+
+    tokens = 48
 
     def __init__(self, spec: GluLinearSpec, args: Arguments, results: tuple[Any, Any, Any], group: Any) -> None:
         self._spec, self._lanes, self._results, self._group = spec, args.isa.lanes, results, group
-        width = spec.quantize.group
-        self._sums = T.alloc_buffer((args.schedule.rows, 2 * width), "float32", scope="global")
-        self._gated = T.alloc_buffer((args.schedule.rows, width), "float32", scope="global")
+        self._first_row: Any = None
+        self._sums = T.alloc_buffer((self.tokens, 2 * spec.quantize.group), "float32")
 
     def batches(self, columns: int) -> Iterator[range]:
         return batches(2 * self._spec.quantize.group // self._lanes, columns)
 
-    def put(self, first_row: Any, row: int, number: int, value: Any) -> None:
-        store(self._sums, value, [row, number * self._lanes], self._lanes)
+    def expect(self, first_row: Any, rows: int) -> None:
+        pass
 
-    def finish(self, first_row: Any, rows: int) -> None:
+    def put(self, first_row: Any, row: int, number: int, value: Any) -> None:
+        place = T.floormod(first_row + row, T.int64(self.tokens))  # batches begin at multiples
+        store(self._sums, value, [place, number * self._lanes], self._lanes)
+
+    def finish(self, first_row: Any, end: Any) -> None:
         spec, lanes, group = self._spec, self._lanes, self._spec.quantize.group
         function = getattr(vectormath, spec.function)
-        for row in range(rows):
+        rows = T.Bind(end - first_row)
+        with loop(rows) as row:
             for offset in range(0, group, lanes):
                 gate, up = (load(self._sums, [row, half * group + offset], lanes) for half in range(2))
-                store(self._gated, function(gate, lanes) * up, [row, offset], lanes)
-            source, at = (self._gated, row, T.int64(0)), (first_row + row, self._group)
-            quantize_group(lanes, spec.quantize, spec.width, source, self._results, at)
+                store(self._sums, function(gate, lanes) * up, [row, offset], lanes)
+        quantize_group(lanes, spec.quantize, spec.width, self._sums, self._results, (first_row, rows, self._group))

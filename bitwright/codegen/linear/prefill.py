@@ -21,7 +21,7 @@ from bitwright.codegen.linear.row_blocks import for_row_blocks
 from bitwright.codegen.linear.scale_table import MIN_TOKENS, ScaleTable
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
 
-MAX_TOKENS = 512
+MAX_TOKENS = 528
 """Tokens for which a slice is unpacked once."""
 
 
@@ -80,9 +80,10 @@ def _multiply(args: Arguments, part: Slice, results: Results, first: Any, end: A
     """The slice's share of the results of tokens ``first`` to before ``end``."""
 
     def compute(first_row: Any, rows: int, *, looks_up: bool = False) -> None:
+        if rows == args.schedule.rows:
+            part.if_last(lambda: results.expect(first_row + rows, rows))
         for chosen in results.batches(args.schedule.columns):
             RegisterBlock(args, part, chosen, rows, looks_up=looks_up).compute(first_row, results)
-        part.if_last(lambda: results.finish(first_row, rows))
 
     def micro(first_row: Any, rows: int) -> None:
         if not part.scales.leveled or rows < args.schedule.rows:
@@ -94,4 +95,12 @@ def _multiply(args: Arguments, part: Slice, results: Results, first: Any, end: A
             with T.Else():
                 compute(first_row, rows)
 
-    for_row_blocks(first, end, args.schedule.rows, micro)
+    if results.tokens is None:
+        for_row_blocks(first, end, args.schedule.rows, micro)
+        return
+    size = T.int64(results.tokens)
+    with loop((end - first + (size - 1)) // size) as batch:
+        begin = T.Bind(first + batch * size)
+        until = T.Bind(T.min(begin + size, end))
+        for_row_blocks(begin, until, args.schedule.rows, micro)
+        part.if_last(lambda: results.finish(begin, until))

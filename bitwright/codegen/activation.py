@@ -29,8 +29,8 @@ def build_quantize_activation(
 
     With one term (T = 1): scale = absmax / 127 (0 for a group whose absmax is below 2**-100), rounded up to three bits
     behind the leading one (``SCALE_BITS``); x8 = x * (1 / scale) rounded half to even; sum is that of the group's x8.
-    With two, 127 * 128 takes the place of 127, scales are not rounded, and the integer 128 * high + low is stored as its
-    terms: x8[:, :K] is high, x8[:, K:] low; sum is that of the integers.
+    With two, 127 * 128 takes the place of 127, scales are not rounded, and the integer 128 * high + low is stored as
+    its terms: x8[:, :K] is high, x8[:, K:] low; sum is that of the integers.
 
     Args:
         inputs: K, a multiple of 32.

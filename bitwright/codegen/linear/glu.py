@@ -26,6 +26,9 @@ from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.linear.spec import TOKENS, AnyLinear, LinearSpec, linear_arguments
 from bitwright.codegen.quantized_rows import QuantizedRows
 
+BATCH = 48
+"""Tokens whose results are computed side by side; divides ``prefill.MAX_TOKENS``."""
+
 
 @dataclass(frozen=True)
 class GluLinearSpec:
@@ -45,7 +48,7 @@ class GluLinearSpec:
 
 
 def joins_glu(linear: AnyLinear, quantize: QuantizedRows, isa: Isa) -> bool:
-    """Is there such a kernel? Of packed weights of one scheme, when both halves are whole tiles and tiles whole groups."""
+    """Is there such a kernel? For packed weights of one scheme whose halves are whole tiles, and tiles whole groups."""
     if not isinstance(linear, LinearSpec) or not linear.scheme.terms or linear.bias or linear.residual or linear.rows:
         return False
     rows, group = linear.layout(isa).rows, quantize.group
@@ -94,12 +97,12 @@ class _GluResults:
     A row is a chain of steps that wait for each other: one at a time would leave the machine idle.
     """
 
-    tokens = 48
+    tokens: int | None = BATCH
 
     def __init__(self, spec: GluLinearSpec, args: Arguments, results: tuple[Any, Any, Any], group: Any) -> None:
         self._spec, self._lanes, self._results, self._group = spec, args.isa.lanes, results, group
         self._first_row: Any = None
-        self._sums = T.alloc_buffer((self.tokens, 2 * spec.quantize.group), "float32")
+        self._sums = T.alloc_buffer((BATCH, 2 * spec.quantize.group), "float32")
 
     def batches(self, columns: int) -> Iterator[range]:
         return batches(2 * self._spec.quantize.group // self._lanes, columns)
@@ -108,7 +111,7 @@ class _GluResults:
         pass
 
     def put(self, first_row: Any, row: int, number: int, value: Any) -> None:
-        place = T.floormod(first_row + row, T.int64(self.tokens))  # batches begin at multiples
+        place = T.floormod(first_row + row, T.int64(BATCH))  # batches begin at its multiples
         store(self._sums, value, [place, number * self._lanes], self._lanes)
 
     def finish(self, first_row: Any, end: Any) -> None:

@@ -22,7 +22,7 @@ from bitwright.codegen.linear.scale_table import MIN_TOKENS, ScaleTable
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
 
 MAX_TOKENS = 528
-"""Tokens for which a slice is unpacked once."""
+"""Tokens for which a slice is unpacked once: a chunk, rounded up to what results wait for (``Results.tokens``)."""
 
 
 def prefill_packed(args: Arguments, tile: Any) -> None:

@@ -33,7 +33,7 @@ class Results(Protocol):
 class TileResults:
     """Rows of y, with bias and residual added."""
 
-    tokens = None
+    tokens: int | None = None
 
     def __init__(self, args: Arguments, columns: Sequence[tuple[Any, int]]) -> None:
         self._args, self._columns = args, columns

@@ -71,11 +71,9 @@ class Arguments:
                 self._write_part(row, tile, block, value, valid)
 
     def expect(self, row: Any, tile: Any, block: int) -> None:
-        """Ask for the cache lines that ``write`` will need; the row may lie behind the last."""
-        at = (row, self._column(tile, block))
-        prefetch(self["y"][at], write=True)
+        """Ask for the cache line that ``write`` will read; the row may lie behind the last."""
         if self.spec.residual:
-            prefetch(self["residual"][at])
+            prefetch(self["residual"][row, self._column(tile, block)])
 
     def _column(self, tile: Any, block: int) -> Any:
         return tile * self.layout.rows + (self.first + block * self.layout.lanes)

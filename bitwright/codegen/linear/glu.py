@@ -14,13 +14,13 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen import vectormath
 from bitwright.codegen.activation import quantize_group
-from bitwright.codegen.builder import kernel, load, loop, store, symbol
+from bitwright.codegen.builder import kernel, load, loop, prefetch, store, symbol
 from bitwright.codegen.elementwise import Function
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.arguments import Arguments, of_parts
 from bitwright.codegen.linear.legality import require_legal
-from bitwright.codegen.linear.prefill import prefill_columns
-from bitwright.codegen.linear.register_block import Column
+from bitwright.codegen.linear.prefill import Ahead, prefill_columns, units_of
+from bitwright.codegen.linear.register_block import Column, Slice
 from bitwright.codegen.linear.results import batches
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.linear.spec import TOKENS, AnyLinear, LinearSpec, linear_arguments
@@ -87,8 +87,22 @@ def build_glu_linear(
                 for half in range(2)
                 for vector in range(vectors)
             ]
-            prefill_columns(args, columns, _GluResults(spec, args, (x8, scale, total), group))
+            results = _GluResults(spec, args, (x8, scale, total), group)
+            prefill_columns(args, columns, results, _next_tiles(args, tile, block + vectors))
     return function.func
+
+
+def _next_tiles(args: Arguments, tile: Any, next_block: Any) -> Ahead:
+    """Asks for the next tiles of gate and up, line by line, while the last group of these is computed."""
+
+    def ahead(part: Slice, line: Any) -> None:
+        with T.If(next_block == T.int64(args.layout.blocks)), T.Then():
+            for half in range(2):
+                next_tile = tile + (half * (args.layout.tiles // 2) + 1)
+                unit = part.number * units_of(args, part)
+                prefetch(args["codes"][next_tile, unit, T.int64(0), line, T.int64(0)])
+
+    return ahead
 
 
 class _GluResults:

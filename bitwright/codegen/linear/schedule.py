@@ -31,7 +31,7 @@ class LinearSchedule:
         span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
         rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
         depth: most inputs that prefill unpacks at a time (at least a group).
-        lookup: prefill looks products of scales up, where the target has the instruction for it (``scale_table``).
+        lookup: prefill looks products of scales up, where target and activations allow it (``scale_table``).
     """
 
     prefetch: int = 0
@@ -121,6 +121,7 @@ def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     return {
         "rows": _ROWS,
         "columns": columns,
+        **({"lookup": (False, True)} if isa.scale_exponent and spec.scheme.terms == 1 else {}),
         **({"depth": tuple(sorted(depths.values()))} if len(depths) > 1 else {}),
     }
 

@@ -20,11 +20,18 @@ Progress = Callable[[int, int], None]
 
 
 def collect_heads(
-    model: ImportedModel, interpreter: Interpreter, windows: Ids, *, seed: int = 0, progress: Progress | None = None
+    model: ImportedModel,
+    interpreter: Interpreter,
+    windows: Ids,
+    context: int,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> tuple[tuple[HeadStatistics, HeadStatistics], ...]:
     """Of the rotated keys and the values of each attention, in the graph's order, over ``windows`` int64 [w, tokens].
 
-    The windows stand at positions all over the context, where the graph takes positions: rotated keys depend on them.
+    The windows stand at positions all over ``context`` tokens, where the graph takes positions: rotated keys depend on
+    them. More stand near the beginning, which every text has.
     First tokens attract attention by keys unlike all others (Xiao et al. 2023) and would spoil the keys' mean: they are
     left out there. Gradients are those of log p of sampled labels (``gradients.py``), each divided by the square root
     of its token's norm: of few tokens' gradients, some of which are a hundred times the others', samples of this size
@@ -38,9 +45,10 @@ def collect_heads(
     heads = _kv_heads(model)
     sums: dict[str, _Sums] = {}
     count, length = windows.shape
-    room = max(0, model.context - length)
+    room = max(0, min(context, model.context) - length)
     for index, window in enumerate(windows):
-        found = _run(interpreter, window, room * index // max(1, count - 1), names, (seed, index))
+        first = room * index**2 // max(1, count - 1) ** 2
+        found = _run(interpreter, window, first, names, (seed, index))
         for name, (value, gradient) in found.items():
             sums.setdefault(name, _Sums()).add(
                 *(_by_head(x, heads[name])[int(name in keys) :] for x in (value, gradient))

@@ -19,7 +19,7 @@ def test_statistics_are_those_of_values_and_gradients(kv_heads: int) -> None:
     windows = np.random.default_rng(1).integers(0, model.vocab, (2, 12))
     ticks: list[tuple[int, int]] = []
     found = collect_heads(
-        model, Interpreter(model.graph), windows, seed=3, progress=lambda done, total: ticks.append((done, total))
+        model, Interpreter(model.graph), windows, 90, seed=3, progress=lambda done, total: ticks.append((done, total))
     )
     assert ticks == [(1, 2), (2, 2)] and len(found) == 2
 
@@ -28,7 +28,7 @@ def test_statistics_are_those_of_values_and_gradients(kv_heads: int) -> None:
         for first, statistics, name in zip((1, 0), pair, names, strict=True):
             held, felt = [], []
             for number, window in enumerate(windows):
-                value, gradient = _alone(interpreter, window, name, (3, number), number * (model.context - 12))
+                value, gradient = _alone(interpreter, window, name, (3, number), number * (90 - 12))
                 held.append(value.reshape(12, kv_heads, 32)[first:])
                 felt.append(gradient.reshape(12, kv_heads, 32)[first:])
             x, g = np.concatenate(held).astype(np.float64), np.concatenate(felt).astype(np.float64)

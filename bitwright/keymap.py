@@ -9,6 +9,10 @@ holds has the covariance C, the expected loss is smallest, at equal steps in eve
 diagonal matrix S ("balancing", Moore 1981): with Cholesky factors G = L L^T, C = R R^T and the singular value
 decomposition L^T R = U S V^T it is B = S^-1/2 U^T L^T, B^-1 = R V S^-1/2. An orthonormal matrix on top spreads S
 evenly over the elements, which share one step.
+
+For keys G is half the gradients' moment and half the queries', at equal traces: gradients know which tokens are
+attended to, and are noisy; queries say what an error does to the scores of all tokens alike. Together they are better
+than either (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -34,11 +38,13 @@ class HeadStatistics:
         square: E[x x^T], [kv_heads, D, D].
         gradients: E[g g^T / |g|] over the gradients g of log-probabilities there, |g| over all heads of a token,
             [kv_heads, D, D]; the scale does not matter.
+        queries: of keys: E[q q^T] over the queries that read the head, [kv_heads, D, D].
     """
 
     mean: Array
     square: Array
     gradients: Array
+    queries: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -83,13 +89,22 @@ class HeadMap:
 
 def key_map(statistics: HeadStatistics) -> HeadMap:
     """The balancing map of each head's keys around their mean."""
-    mean = statistics.mean
-    return _balanced(statistics.square - mean[:, :, None] * mean[:, None, :], statistics.gradients, mean)
+    mean, weight = statistics.mean, statistics.gradients
+    if statistics.queries is not None:
+        weight = _unit(weight) + _unit(statistics.queries)
+    return _balanced(statistics.square - mean[:, :, None] * mean[:, None, :], weight, mean)
 
 
 def value_map(statistics: HeadStatistics) -> HeadMap:
     """The balancing map of each head's values, around zero: where most attention goes, values are near zero."""
     return _balanced(statistics.square, statistics.gradients, np.zeros_like(statistics.mean))
+
+
+def _unit(moments: Array) -> Array:
+    """Every head's matrix over its trace."""
+    traces = np.trace(moments, axis1=1, axis2=2)
+    result: Array = moments / np.where(traces > 0, traces, 1.0)[:, None, None]
+    return result
 
 
 def _balanced(covariance: Array, gradients: Array, centre: Array) -> HeadMap:

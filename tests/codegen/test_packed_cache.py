@@ -211,7 +211,7 @@ def test_attention_with_a_window(rows: Any, window: int) -> None:
 def test_attention_of_every_instruction_set(isa: Isa, rows: Any) -> None:
     if not isa.runs_with(host_features()):
         pytest.skip(f"this machine does not run {isa.name}")
-    for key, value in (("k4g32", "v8g32"), ("k8g32", "v3g16"), ("k4rowm", "v4row")):
+    for key, value in (("k4g32", "v8g32"), ("k8g32", "v3g16"), ("k4rowm", "v4row"), ("k5-3rowm", "v4rowm")):
         check(spec_of(9, cache_of(key, value), isa=isa, rows=rows), 200, rows or 50)
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from bitwright.allocating import Settings, allocate
 from bitwright.allocation import Allocation, Budgets
 from bitwright.errors import InputError
+from bitwright.rotation import as_rotated
 from bitwright.runs import Scheme
 from bitwright.scheme import WeightScheme
 from bitwright.sensitivity import Profile
@@ -78,7 +79,7 @@ class Measurer:
         from bitwright.simulation import Simulation
 
         header = self.profile.header
-        imported = pipeline.load_model(self.model or header.model, self.tell, None)
+        imported = as_rotated(pipeline.load_model(self.model or header.model, self.tell, None), header.rotated)
         if imported.digest != header.digest:
             raise InputError(
                 "the model is not the one that was profiled", where=header.model, remedy="profile it again"

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from bitwright.errors import UsageError
 from bitwright.plan import Plan
+from bitwright.rotation import Part, parse_parts
 from bitwright.scheme import CacheScheme, LinearScheme
 
 DEFAULT_SCHEME = "u4g32a8"
@@ -36,6 +37,7 @@ class Options:
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
         weigh_tokens: calibrate with tokens that count by the gradients at the layers' outputs; decoders only.
+        rotate: what is rotated first, before everything else; see ``bitwright.rotation``.
         equalise: move factors between neighbouring layers first, so that channels share scales better.
         codes: folder ``codes`` of a profile, made of the same model by the same quantizer, equalised or not as here.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
@@ -58,6 +60,7 @@ class Options:
     calibration: Path | None = None
     calibration_cache: Path | None = None
     weigh_tokens: bool = False
+    rotate: tuple[Part, ...] = ()
     equalise: bool = False
     codes: Path | None = None
     distill: int = 0
@@ -115,7 +118,8 @@ class Options:
         distilled = f" and {self.distill} steps of distillation" if self.distill else ""
         schemes = "by plan" if self.plan else schemes
         weighed = ", tokens weighed" if self.weigh_tokens else ""
-        quantizer = f"{self.quantizer}{weighed}{', equalised' if self.equalise else ''}"
+        rotated = f", rotated {' '.join(self.rotate)}" if self.rotate else ""
+        quantizer = f"{self.quantizer}{weighed}{rotated}{', equalised' if self.equalise else ''}"
         return (
             f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"
@@ -164,6 +168,7 @@ def make_options(
     calibration: str | Path | None = None,
     calibration_cache: str | Path | None = None,
     weigh_tokens: bool = False,
+    rotate: str | None = None,
     equalise: bool = False,
     distill: int = 0,
     target: str = "native",
@@ -206,6 +211,7 @@ def make_options(
         calibration=None if calibration is None else Path(calibration),
         calibration_cache=None if calibration_cache is None else Path(calibration_cache),
         weigh_tokens=weigh_tokens,
+        rotate=() if rotate is None else parse_parts(rotate),
         equalise=equalise,
         distill=distill,
         target=target,

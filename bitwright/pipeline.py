@@ -23,6 +23,7 @@ from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
 from bitwright.quantization import check_kept, quantization
+from bitwright.rotation import rotated
 from bitwright.target import Target
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def transformations(
     from bitwright.passes.fuse_add_norm import FuseAddNorm
     from bitwright.passes.fuse_glu import FuseGlu
     from bitwright.passes.fuse_linears import FuseLinears
+    from bitwright.passes.fuse_packed_glu import FusePackedGlu
     from bitwright.passes.fuse_quantize import FuseQuantize
+    from bitwright.passes.fuse_residual import FuseResidual
     from bitwright.passes.lower import Lower
     from bitwright.passes.map_keys import MapKeys
     from bitwright.passes.pack_arguments import PackArguments
@@ -82,6 +85,8 @@ def transformations(
         FuseAddNorm(),
         Quantize(isa, quantizer_of or SiteQuantizers()),
         FuseQuantize(),
+        FusePackedGlu(isa),
+        FuseResidual(),
         Lower(isa, target.cores, schedules or default_schedule),
         FlattenDecode(target.cores, isa.lanes),
         PackArguments(options.chunk),
@@ -119,7 +124,11 @@ def compile_model(
     if options.dump_ir is not None:
         with writing_ir(options.dump_ir):
             pass  # now rather than after the model has been read
-    imported = load_model(model, tell, options.context)
+    imported, turned = load_model(model, tell, options.context), None
+    if options.rotate:
+        tell("rotate")
+        turned = rotated(imported, options.rotate)
+        imported = turned.model
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
@@ -127,6 +136,8 @@ def compile_model(
         if equal is not None:
             imported, moments = equal.model, equal.moments
             program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
+        if turned is not None:
+            program = with_event(program, "rotate", **{str(part): count for part, count in turned.places.items()})
         if options.codes is not None:
             check_kept(options.codes, "" if equal is None else equal.digest)
         coding = quantization(imported, program, plan, options, moments, tell)
@@ -185,7 +196,7 @@ def plan_and_program(imported: ImportedModel, options: Options, target: Target, 
         raise InputError(
             "the plan was made for another model",
             where=f"plan: {plan.model[:16]}, model: {imported.digest[:16]}",
-            remedy="make a plan for this model, or clear the plan's model field if you are sure",
+            remedy="make a plan for this model with the same --rotate, or clear the plan's model field if you are sure",
         )
     check_legal(plan, program.sites, select_isa(target.features))
     return plan, program

@@ -22,6 +22,7 @@ from bitwright.errors import UnsupportedError, UsageError
 from bitwright.key_calibration import cache_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, QuantizerName
 from bitwright.plan import Plan
+from bitwright.rotation import Part, as_rotated
 from bitwright.runs import Scheme
 from bitwright.scheme import BITS, CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
@@ -65,7 +66,7 @@ class ProfileOptions:
         metric: name of a sensitivity metric.
         quantizer: how weights become codes.
         calibration: a text file; None: text that the model samples itself.
-        equalise, weigh_tokens: as of a compilation.
+        rotate, equalise, weigh_tokens: as of a compilation.
         tokens: most tokens that gradients are taken at.
         seed: of sampled labels.
         jobs: schemes that are quantized and scored at a time; does not change the result.
@@ -78,6 +79,7 @@ class ProfileOptions:
     metric: str = "fisher"
     quantizer: QuantizerName = "auto"
     calibration: Path | None = None
+    rotate: tuple[Part, ...] = ()
     equalise: bool = False
     weigh_tokens: bool = False
     tokens: int = 4096
@@ -130,7 +132,7 @@ def profile_model(
 
     options, tell = options or ProfileOptions(), tell or (lambda _: None)
     metric, target = metric_named(options.metric), Target.parse(options.target)
-    imported = pipeline.load_model(model, tell, None)
+    imported = as_rotated(pipeline.load_model(model, tell, None), options.rotate)
     if imported.kind != "decoder":
         raise UnsupportedError("an encoder has no predictions to score", where=imported.name, limit="decoders only")
     program = pipeline.sites_of(imported, Options(target=options.target), tell)
@@ -171,6 +173,7 @@ def profile_model(
             calibration=calibration_digest(imported.digest, chosen),
             tokens=int(chosen.size),
             seed=options.seed,
+            rotated=options.rotate,
             equalised="" if equal is None else equal.digest,
             weighed=options.weigh_tokens,
         )

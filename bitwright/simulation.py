@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.cachemaps import CacheMaps
+from bitwright.codegen.quantized_rows import LARGEST, SCALE_BITS
 from bitwright.runs import Scheme, first_rows, runs_of
 from bitwright.scheme import CacheScheme, WeightScheme
 
@@ -201,8 +202,10 @@ def as_read(value: torch.Tensor, reading: Reading) -> torch.Tensor:
         return value
     grouped = value.detach().reshape(*value.shape[:-1], -1, group or value.shape[-1])
     largest = grouped.abs().amax(-1, keepdim=True)
-    inverse = torch.where(largest > 0, 127 / largest.clamp_min(2.0**-100), torch.zeros_like(largest))
-    rounded = (torch.round(grouped * inverse) * (largest / 127)).reshape(value.shape)
+    below = (1 << (23 - SCALE_BITS[1])) - 1  # the scale is rounded up
+    scale = (((largest / LARGEST[1]).float().view(torch.int32) + below) & ~below).view(torch.float32)
+    inverse = torch.where(largest > 0, 1 / scale.clamp_min(2.0**-107), torch.zeros_like(largest))
+    rounded = (torch.round(grouped * inverse) * scale).reshape(value.shape)
     return value + (rounded - value).detach()
 
 

@@ -51,6 +51,7 @@ WIRING = frozenset(
         "pipeline",
         "profiling",
         "quantization",
+        "rotation",
         "simulation",
         "storage",
         "tuning",

@@ -41,11 +41,16 @@ class Arguments:
         return self.spec.scheme.terms
 
     @property
+    def looks_scales_up(self) -> bool:
+        """Prefill may look products of scales up (``scale_table``): the schedule wants it and activations allow it."""
+        return self.schedule.lookup and self.terms == 1 and self.isa.scale_exponent
+
+    @property
     def zeros(self) -> Any:
         return self.buffers.get("zeros")
 
     def write(self, row: Any, tile: Any, block: int, value: Any) -> None:
-        """y[row, block ``block`` of ``tile``] = value + bias, without touching columns beyond the outputs.
+        """y[row, block ``block`` of ``tile``] = value + bias + residual, without touching columns beyond the outputs.
 
         Only the last tile can be partial, and how many of its rows exist is known while building.
         """
@@ -72,6 +77,8 @@ class Arguments:
         column = self._column(tile, block)
         if self.spec.bias:
             value = value + load(self["bias"], [column], self.layout.lanes)
+        if self.spec.residual:
+            value = value + load(self["residual"], [row, column], self.layout.lanes)
         store(self["y"], value, [row, column], self.layout.lanes)
 
     def _write_part(self, row: Any, tile: Any, block: int, value: Any, valid: int) -> None:
@@ -81,6 +88,8 @@ class Arguments:
         with loop(valid) as lane:
             column = self._column(tile, block) + lane
             result = staged[lane] + self["bias"][column] if self.spec.bias else staged[lane]
+            if self.spec.residual:
+                result = result + self["residual"][row, column]
             T.buffer_store(self["y"], result, [row, column])
 
 
@@ -103,7 +112,7 @@ def of_parts(
 ) -> tuple[Arguments, ...]:
     """The arguments of each part among the kernel's buffers; ``schedules`` chooses the knobs of each."""
     columns = spec.columns if isinstance(spec, MixedSpec) else (0,)
-    shared = {name: buffers[name] for name in ("bias", "y") if name in buffers}
+    shared = {name: buffers[name] for name in ("bias", "residual", "y") if name in buffers}
     return tuple(
         Arguments(
             part,

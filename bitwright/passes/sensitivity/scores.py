@@ -16,7 +16,7 @@ from bitwright.errors import UnsupportedError
 from bitwright.keymap import HeadMap
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.sensitivity.fisher import squared_effects
-from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric
+from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric, row_blocks
 from bitwright.scheme import CacheScheme, WeightScheme
 from bitwright.sensitivity import TILE_ROWS, SiteScores
 from bitwright.site import Site
@@ -38,8 +38,10 @@ class LookUps:
 
     def losses(self, error: Floats) -> Losses:
         """1/2 frequency times the sum over elements of (gradient * error)^2, float64 [vocabulary]."""
-        result: Losses = 0.5 * self.frequency * (np.square(error, dtype=np.float64) @ self.square)
-        return result
+        result: Losses = np.empty(len(error))
+        for rows in row_blocks(len(error)):
+            result[rows] = np.square(error[rows], dtype=np.float64) @ self.square
+        return 0.5 * self.frequency * result
 
 
 def tile_sums(losses: Losses) -> Losses:
@@ -67,7 +69,8 @@ def matrix_scores(
     """
 
     def weight(scheme: WeightScheme) -> Losses:
-        error = quantizer(scheme).dequantize(scheme) - weights
+        error = quantizer(scheme).dequantize(scheme)
+        error -= weights
         losses = np.zeros(len(weights)) if evidence is None else metric.losses(evidence, weights, error)
         if look_ups is not None and (evidence is None or metric.unit == NATS):
             losses = losses + look_ups.losses(error)
@@ -79,7 +82,8 @@ def matrix_scores(
     groups = sorted({scheme.group for scheme in schemes if not scheme.is_float})
     read = executor.map(lambda group: activation_losses(weights, evidence, group), groups)
     names = [f"a8g{group}" if group else "a8row" for group in groups]
-    return SiteScores(site.name, losses, dict(zip(names, read, strict=True)))
+    activations = dict(zip(names, read, strict=True))
+    return SiteScores(site.name, losses, activations, peak=peak_of(evidence.inputs))
 
 
 def activation_losses(weights: Floats, evidence: Evidence, group: int) -> Losses:
@@ -87,6 +91,12 @@ def activation_losses(weights: Floats, evidence: Evidence, group: int) -> Losses
     error = rounded(evidence.inputs, group) - evidence.inputs
     off = Evidence(error, evidence.gradients, evidence.divergence)
     return tile_sums(squared_effects(off, weights))
+
+
+def peak_of(x: Floats) -> float:
+    """Largest magnitude over the median one of what is not zero; 1 if all is zero."""
+    magnitudes = np.abs(x[x != 0])
+    return float(magnitudes.max() / np.median(magnitudes, overwrite_input=True)) if magnitudes.size else 1.0
 
 
 def rounded(x: Floats, group: int) -> Floats:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bitwright.cachemaps import CacheMaps
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.key_calibration import cache_maps
-from bitwright.options import Options, QuantizerName
+from bitwright.options import DEFAULT_CONTEXT, Options, QuantizerName
 from bitwright.plan import Plan
 from bitwright.rotated_parts import Part
 from bitwright.rotation import rotated
@@ -47,7 +47,10 @@ Tell = Callable[[str], None]
 DEFAULT_WEIGHTS = ("c2g32", "c3g64", "c3g32", "u4g32", "c4g64", "c4g32", "u5g64", "u6g64", "u8g64")
 """About half a bit apart. At equal bytes a codebook is better than uniform codes up to four bits."""
 
-DEFAULT_CACHES = tuple(f"{tensor}{bits}{how}" for tensor in "kv" for how in ("g32", "rowm") for bits in BITS)
+DEFAULT_CACHES = (
+    *(f"{tensor}{bits}{how}" for tensor in "kv" for how in ("g32", "rowm") for bits in BITS),
+    *(f"k{widths}rowm" for widths in ("3-2", "4-2", "4-3", "5-3", "5-4", "6-4")),
+)
 """As they are and mapped: maps save a bit or more, and cost a multiplication of every head at run time."""
 
 MEMORY_BYTES = 1 << 30
@@ -224,7 +227,7 @@ def _maps(
     sites = [site.name for site in program.sites if not site.weight and site.kind[0] in letters]
     maps = CacheMaps.read(folder)
     if any(maps.of(site) is None for site in sites):
-        maps = cache_maps(imported, interpreter, windows, sites, tell)
+        maps = cache_maps(imported, interpreter, windows, sites, DEFAULT_CONTEXT, tell)
         maps.write(folder)
     return maps
 

@@ -41,7 +41,9 @@ class CacheMaps:
             if site.kind in ("k_cache", "v_cache"):
                 heads, width = site.shape
                 square = np.zeros((heads, width, width), np.float32)
-                parts[site.kind == "v_cache"][int(site.name.split(".")[1])] = HeadMap(square, square, square[:, 0])
+                parts[site.kind == "v_cache"][int(site.name.split(".")[1])] = HeadMap(
+                    square, square, square[:, 0], square[:, 0]
+                )
         return cls(*parts)
 
     @classmethod
@@ -86,6 +88,6 @@ class CacheMaps:
         part.replace(folder / FILE)
 
     def of(self, site: str) -> HeadMap | None:
-        """The map of a cache's site, by its name; None if it has none."""
+        """The map, not mixed yet, of a cache's site, by its name; None if it has none."""
         _, layer, cache = site.split(".")
         return (self.keys if cache == "k_cache" else self.values).get(int(layer))

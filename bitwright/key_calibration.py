@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitwright.cachemaps import CacheMaps
 from bitwright.keymap import key_map, value_map
+from bitwright.options import DEFAULT_CONTEXT, Options
 from bitwright.plan import Plan
 from bitwright.scheme import CacheScheme
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from bitwright.frontend.interpreter import Interpreter
     from bitwright.frontend.model import ImportedModel
     from bitwright.moments import Ids
-    from bitwright.options import Options
 
 MOST_WINDOWS = 8
 """Of a text: 4,096 tokens. A head's covariance has a few thousand entries, and their balance asks for no more."""
@@ -47,20 +47,23 @@ def calibrated_cache_maps(model: ImportedModel, options: Options, plan: Plan, te
     with tempfile.TemporaryDirectory(prefix="bitwright-") as scratch:
         folder = options.calibration_cache or Path(scratch)
         windows = calibration_windows(model, interpreter, options.calibration, folder, tell)
-    return cache_maps(model, interpreter, windows, sites, tell)
+    return cache_maps(model, interpreter, windows, sites, options.context or DEFAULT_CONTEXT, tell)
 
 
 def cache_maps(
-    model: ImportedModel, interpreter: Interpreter, windows: Ids, sites: Iterable[str], tell: Tell
+    model: ImportedModel, interpreter: Interpreter, windows: Ids, sites: Iterable[str], context: int, tell: Tell
 ) -> CacheMaps:
-    """Maps of ``sites`` (names of caches) from at most MOST_WINDOWS of ``windows`` int64 [windows, tokens]."""
+    """Maps of ``sites`` (names of caches) from at most MOST_WINDOWS of ``windows`` int64 [windows, tokens].
+
+    ``context``: tokens that the caches are to hold.
+    """
     from bitwright.frontend.calibrate.keys import collect_heads
 
     def progress(done: int, total: int) -> None:
         tell(f"calibrate caches: window {done} of {total}")
 
     chosen = windows[:: -(-len(windows) // MOST_WINDOWS)]
-    statistics = collect_heads(model, interpreter, chosen, progress=progress)
+    statistics = collect_heads(model, interpreter, chosen, context, progress=progress)
     layers = {(int(site.split(".")[1]), site.endswith("k_cache")) for site in sites}
     return CacheMaps(
         {layer: key_map(statistics[layer][0]) for layer, is_key in sorted(layers) if is_key},

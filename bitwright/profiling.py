@@ -20,9 +20,10 @@ import numpy.typing as npt
 from bitwright.cachemaps import CacheMaps
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.key_calibration import cache_maps
-from bitwright.options import Options, QuantizerName
+from bitwright.options import DEFAULT_CONTEXT, Options, QuantizerName
 from bitwright.plan import Plan
-from bitwright.rotation import Part, as_rotated
+from bitwright.rotated_parts import Part
+from bitwright.rotation import rotated
 from bitwright.runs import Scheme
 from bitwright.scheme import BITS, CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
@@ -46,7 +47,10 @@ Tell = Callable[[str], None]
 DEFAULT_WEIGHTS = ("c2g32", "c3g64", "c3g32", "u4g32", "c4g64", "c4g32", "u5g64", "u6g64", "u8g64")
 """About half a bit apart. At equal bytes a codebook is better than uniform codes up to four bits."""
 
-DEFAULT_CACHES = tuple(f"{tensor}{bits}{how}" for tensor in "kv" for how in ("g32", "rowm") for bits in BITS)
+DEFAULT_CACHES = (
+    *(f"{tensor}{bits}{how}" for tensor in "kv" for how in ("g32", "rowm") for bits in BITS),
+    *(f"k{widths}rowm" for widths in ("3-2", "4-2", "4-3", "5-3", "5-4", "6-4")),
+)
 """As they are and mapped: maps save a bit or more, and cost a multiplication of every head at run time."""
 
 MEMORY_BYTES = 1 << 30
@@ -122,14 +126,16 @@ def profile_model(
     """
     from bitwright import pipeline
     from bitwright.calibration import calibrated, calibration_windows
-    from bitwright.equalisation import equalised
     from bitwright.frontend.interpreter import Interpreter
     from bitwright.moments import calibration_digest
     from bitwright.passes.sensitivity.find import metric_named
+    from bitwright.transforming import transformed
 
     options, tell = options or ProfileOptions(), tell or (lambda _: None)
     metric, target = metric_named(options.metric), Target.parse(options.target)
-    imported = as_rotated(pipeline.load_model(model, tell, None), options.rotate)
+    imported = pipeline.load_model(model, tell, None)
+    if options.rotate:
+        rotated(imported, options.rotate)  # what cannot be is said now rather than after calibration
     if imported.kind != "decoder":
         raise UnsupportedError("an encoder has no predictions to score", where=imported.name, limit="decoders only")
     program = pipeline.sites_of(imported, Options(target=options.target), tell)
@@ -144,9 +150,9 @@ def profile_model(
     with ExitStack() as stack:
         windows = calibration_windows(imported, interpreter, options.calibration, folder / "calibration", tell)
         moments = stack.enter_context(calibrated(imported, quantizing, tell))
-        equal = equalised(imported, moments) if options.equalise and moments is not None else None
-        if equal is not None:
-            imported, moments = equal.model, equal.moments
+        ready = transformed(imported, moments, equalise=options.equalise, rotate=options.rotate)
+        imported, moments = ready.model, ready.moments
+        if ready.events:
             program = pipeline.sites_of(imported, Options(target=options.target), tell)
             interpreter = Interpreter(imported.graph)
         chosen = windows[: max(1, options.tokens // windows.shape[1])]
@@ -171,7 +177,7 @@ def profile_model(
             tokens=int(chosen.size),
             seed=options.seed,
             rotated=options.rotate,
-            equalised="" if equal is None else equal.digest,
+            equalised=ready.digests.get("equalisation", ""),
             weighed=options.weigh_tokens,
         )
         profile = Profile.begin(folder, header)
@@ -221,7 +227,7 @@ def _maps(
     sites = [site.name for site in program.sites if not site.weight and site.kind[0] in letters]
     maps = CacheMaps.read(folder)
     if any(maps.of(site) is None for site in sites):
-        maps = cache_maps(imported, interpreter, windows, sites, tell)
+        maps = cache_maps(imported, interpreter, windows, sites, DEFAULT_CONTEXT, tell)
         maps.write(folder)
     return maps
 

@@ -32,7 +32,7 @@ def queries_of(maps: HeadMap) -> np.ndarray:
 @pytest.mark.parametrize("width", [64, 80])
 def test_scores_change_by_a_constant_per_query(width: int) -> None:
     q, k, statistics = sample(300, width)
-    maps = key_map(statistics)
+    maps = key_map(statistics).mixed(halves=False)
     mapped_q = head_map(q[:, 0], queries_of(maps))
     mapped_k = head_map(k[:, 0], maps.forward, maps.shift)
     before, after = q[:, 0] @ k[:, 0].T, mapped_q @ mapped_k.T
@@ -43,7 +43,7 @@ def test_scores_change_by_a_constant_per_query(width: int) -> None:
 def test_both_sides_are_balanced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keymap, "RIDGE", 1e-6)
     q, k, statistics = sample(4000, 64)
-    maps = key_map(statistics)
+    maps = key_map(statistics).mixed(halves=False)
     mapped_k = head_map(k[:, 0], maps.forward, maps.shift).astype(np.float64)
     mapped_q = head_map(q[:, 0], queries_of(maps)).astype(np.float64)
     covariance, moment = mapped_k.T @ mapped_k / len(k), mapped_q.T @ mapped_q / len(q)
@@ -52,9 +52,21 @@ def test_both_sides_are_balanced(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(np.diag(moment), scale, rtol=0.01)  # Hadamard: every element has the mean energy
 
 
+@pytest.mark.parametrize("width", [64, 80])
+def test_halves_have_one_size_each_and_the_map_stays_invertible(width: int) -> None:
+    _, k, statistics = sample(2000, width)
+    maps = key_map(statistics).mixed(halves=True)
+    mapped = head_map(k[:, 0], maps.forward, maps.shift).astype(np.float64)
+    first, second = (half.mean() for half in np.split((mapped**2).mean(0), 2))
+    assert first == pytest.approx(second, rel=1e-3)
+    np.testing.assert_allclose(maps.forward[0] @ maps.inverse[0], np.eye(width), atol=1e-3)
+    high, low = np.split(key_map(statistics).spread[0], 2)
+    assert high.min() > 0.5 * low.max()  # the ridge changes the order of what is nearly equal
+
+
 def test_four_bit_scores_are_nearer_than_without_the_map() -> None:
     q, k, statistics = sample(500, 64)
-    maps = key_map(statistics)
+    maps = key_map(statistics).mixed(halves=False)
     layout = PackedCache(CacheScheme.parse("k4row"), 1, 64, 512)
 
     def error(queries: np.ndarray, keys: np.ndarray) -> float:

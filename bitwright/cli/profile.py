@@ -57,7 +57,7 @@ def command(
     from bitwright.cross_check import cross_check
     from bitwright.plans.activations import activation_losses
     from bitwright.profiling import ProfileOptions, profile_model
-    from bitwright.rotation import parse_parts
+    from bitwright.rotated_parts import parse_parts
 
     options = ProfileOptions(
         target=target,

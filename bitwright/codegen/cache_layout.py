@@ -22,6 +22,10 @@ zero point has 64 steps between the lowest and the highest code. They share a wo
 exponent and first five bits of mantissa, as a half has them, its low six bits are z. Scales are rounded up, so that
 codes reach a group's ends; steps grow by 1.1 % on average, and 16 bits for both save as much as a narrower code would
 cost (docs/decisions.md).
+
+Keys of two widths (``k5-3rowm``) have the codes of the first half of the elements first, then those of the second. They
+share scale and zero point: with T the highest code of the first half and t that of an element's own, a code stands for
+``s * T / t * (c - z * t / 63)``, so that both halves span one range.
 """
 
 from __future__ import annotations
@@ -78,12 +82,27 @@ class PackedCache:
         heads: key/value heads.
         width: elements of a head.
         capacity: tokens.
+        part_of, part_at: see ``parts``.
     """
 
     scheme: CacheScheme
     heads: int
     width: int
     capacity: int
+    part_of: PackedCache | None = None
+    part_at: int = 0
+
+    @property
+    def parts(self) -> tuple[PackedCache, ...]:
+        """Runs of elements whose codes have one width: the cache itself, or views of the two halves of its elements.
+
+        A view's codes lie ``part_at`` bytes behind the beginning of the block; it has no scales of its own.
+        """
+        if not self.scheme.low:
+            return (self,)
+        high, low = (CacheScheme("k", bits) for bits in (self.scheme.bits, self.scheme.low))
+        first = PackedCache(high, self.heads, self.width // 2, self.capacity, self)
+        return first, PackedCache(low, self.heads, self.width // 2, self.capacity, self, first.code_bytes)
 
     @property
     def bits(self) -> int:
@@ -91,17 +110,22 @@ class PackedCache:
 
     @property
     def top(self) -> int:
-        """The highest code."""
+        """The highest code, of the widest part."""
         return (1 << self.bits) - 1
 
     @property
     def group(self) -> int:
-        """Elements that share a scale."""
-        return self.scheme.group or self.width
+        """Elements that share a scale and a width."""
+        return self.scheme.group or self.width // len(self.parts)
 
     @property
     def groups(self) -> int:
         return self.width // self.group
+
+    @property
+    def words(self) -> int:
+        """Scales of a token: parts share one, which is that of the first."""
+        return self.groups // len(self.parts)
 
     @cached_property
     def share(self) -> float:
@@ -112,7 +136,8 @@ class PackedCache:
         """
         if not self.scheme.mapped or self.bits not in NORMAL_RANGES:
             return 1.0
-        expected = 2 * NormalDist().inv_cdf((self.group - 0.375) / (self.group + 0.25))
+        size = self.width // self.words
+        expected = 2 * NormalDist().inv_cdf((size - 0.375) / (size + 0.25))
         return min(1.0, NORMAL_RANGES[self.bits] / expected)
 
     @property
@@ -147,6 +172,8 @@ class PackedCache:
 
     @property
     def code_bytes(self) -> int:
+        if self.scheme.low:
+            return sum(part.code_bytes for part in self.parts)
         return self.row_blocks * self.units * self.lines * LINE_BYTES
 
     @property
@@ -164,15 +191,15 @@ class PackedCache:
 
     @property
     def block_bytes(self) -> int:
-        return self.code_bytes + self.groups * TOKENS * AFFINE_BYTES
+        return self.code_bytes + self.words * TOKENS * AFFINE_BYTES
 
     def codes_at(self, block: Any) -> Any:
         """Byte of a head where a block's codes begin."""
-        return block * self.block_bytes
+        return block * (self.part_of or self).block_bytes + self.part_at
 
-    def affine_at(self, block: Any, group: Any) -> Any:
-        """Byte of a head where the words of scale and zero point of a block's group begin."""
-        return self.codes_at(block) + self.code_bytes + group * TOKENS * AFFINE_BYTES
+    def affine_at(self, block: Any, word: Any) -> Any:
+        """Byte of a head where a block's words of scale and zero point number ``word`` begin."""
+        return self.codes_at(block) + self.code_bytes + word * TOKENS * AFFINE_BYTES
 
     @property
     def exact_at(self) -> int:
@@ -193,4 +220,6 @@ def why_no_packed_cache(scheme: CacheScheme, width: int) -> str | None:
         return f"packed caches need heads of a multiple of {ROWS} elements, not {width}"
     if scheme.group and width % scheme.group:
         return f"a group of {scheme.group} does not divide a head of {width}"
+    if scheme.low and width % (2 * INPUT_MULTIPLE):
+        return f"two widths need heads of a multiple of {2 * INPUT_MULTIPLE} elements, not {width}"
     return None

@@ -50,31 +50,31 @@ class MapKeys:
         def visit(rewriter: Any, _variable: Any, value: Any) -> Any:
             if relax_ops.name_of(value) != "attention":
                 return None
-            keys, values = (CacheScheme.parse(str(value.attrs[f"{letter}_scheme"])).mapped for letter in "kv")
-            if not keys and not values:
+            keys, values = (CacheScheme.parse(str(value.attrs[f"{letter}_scheme"])) for letter in "kv")
+            if not keys.mapped and not values.mapped:
                 return None
             layer = int(value.attrs["layer"])
             layers.add(layer)
             q, k, v, *rest = value.args
             q_heads, kv_heads = (int(value.attrs[f"{letter}_heads"]) for letter in ("q", "kv"))
-            if keys:
-                maps = self._of(f"layer.{layer}.k_cache")
+            if keys.mapped:
+                maps = self._of(f"layer.{layer}.k_cache", keys)
                 query, key, shift = KEY_TENSORS
                 q = mapped(rewriter, q, q_heads, layer, {query: maps.inverse.transpose(0, 2, 1)})
                 k = mapped(rewriter, k, kv_heads, layer, {key: maps.forward, shift: maps.shift})
-            if values:
-                maps = self._of(f"layer.{layer}.v_cache")
+            if values.mapped:
+                maps = self._of(f"layer.{layer}.v_cache", values)
                 v = mapped(rewriter, v, kv_heads, layer, {VALUE_TENSORS[0]: maps.forward})
             attributes = {str(name): attribute for name, attribute in value.attrs.items()}
             y = rewriter.emit(relax_ops.call("attention", [q, k, v, *rest], **attributes))
-            return mapped(rewriter, y, q_heads, layer, {VALUE_TENSORS[1]: maps.inverse}) if values else y
+            return mapped(rewriter, y, q_heads, layer, {VALUE_TENSORS[1]: maps.inverse}) if values.mapped else y
 
         module = rewrite(program.module, visit)
         done = replace(program, module=module, parameters=parameters)
         return with_event(done, self.name, layers=len(layers))
 
-    def _of(self, site: str) -> HeadMap:
+    def _of(self, site: str, scheme: CacheScheme) -> HeadMap:
         found = self.maps.of(site)
         if found is None:
             raise InternalError(f"no map was calibrated for {site}", where=self.name)
-        return found
+        return found.mixed(bool(scheme.low))

@@ -1,11 +1,13 @@
-"""Statistics of the keys and values of every attention and of the gradients there: what cache maps are made from."""
+"""Statistics of keys and values, of the gradients there, and of queries: what cache maps are made from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from bitwright.keymap import HeadStatistics
 
@@ -17,14 +19,22 @@ if TYPE_CHECKING:
     from bitwright.moments import Ids
 
 Progress = Callable[[int, int], None]
+Array = npt.NDArray[np.float64]
 
 
 def collect_heads(
-    model: ImportedModel, interpreter: Interpreter, windows: Ids, *, seed: int = 0, progress: Progress | None = None
+    model: ImportedModel,
+    interpreter: Interpreter,
+    windows: Ids,
+    context: int,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> tuple[tuple[HeadStatistics, HeadStatistics], ...]:
     """Of the rotated keys and the values of each attention, in the graph's order, over ``windows`` int64 [w, tokens].
 
-    The windows stand at positions all over the context, where the graph takes positions: rotated keys depend on them.
+    The windows stand at positions all over ``context`` tokens, where the graph takes positions: rotated keys depend on
+    them. More stand near the beginning, which every text has.
     First tokens attract attention by keys unlike all others (Xiao et al. 2023) and would spoil the keys' mean: they are
     left out there. Gradients are those of log p of sampled labels (``gradients.py``), each divided by the square root
     of its token's norm: of few tokens' gradients, some of which are a hundred times the others', samples of this size
@@ -35,19 +45,35 @@ def collect_heads(
     pairs = Points.of(model.graph).caches
     names = {name for pair in pairs for name in pair}
     keys = {pair[0] for pair in pairs}
-    heads = _kv_heads(model)
+    heads = _heads(model)
+    readers = dict(zip((pair[0] for pair in pairs), _queries(model), strict=True))
     sums: dict[str, _Sums] = {}
+    moments: dict[str, Array] = {}
+
+    def add_queries(name: str, value: torch.Tensor) -> None:
+        q = _by_head(value.detach(), heads[name])[1:].transpose(0, 1)
+        moment = (q.transpose(1, 2) @ q).cpu().numpy()
+        moments[name] = moments[name] + moment if name in moments else moment
+
     count, length = windows.shape
-    room = max(0, model.context - length)
+    room = max(0, min(context, model.context) - length)
     for index, window in enumerate(windows):
-        found = _run(interpreter, window, room * index // max(1, count - 1), names, (seed, index))
+        first = room * index**2 // max(1, count - 1) ** 2
+        with interpreter.observe(set(readers.values()), add_queries):
+            found = _run(interpreter, window, first, names, (seed, index))
         for name, (value, gradient) in found.items():
             sums.setdefault(name, _Sums()).add(
                 *(_by_head(x, heads[name])[int(name in keys) :] for x in (value, gradient))
             )
         if progress is not None:
             progress(index + 1, count)
-    return tuple((sums[k].statistics(), sums[v].statistics()) for k, v in pairs)
+    result = []
+    for k, v in pairs:
+        by_query_head = moments[readers[k]]
+        of_keys = sums[k].statistics()
+        grouped = by_query_head.reshape(len(of_keys.mean), -1, *by_query_head.shape[1:])
+        result.append((replace(of_keys, queries=grouped.mean(1) / (count * (length - 1))), sums[v].statistics()))
+    return tuple(result)
 
 
 class _Sums:
@@ -96,15 +122,20 @@ def _run(
     }
 
 
-def _kv_heads(model: ImportedModel) -> dict[str, int]:
-    """Key/value heads by name of the keys and of the values, 0 where their tensors say it themselves."""
+def _heads(model: ImportedModel) -> dict[str, int]:
+    """Heads by name of queries, keys and values, 0 where their tensors say it themselves."""
     found = {}
     for node in model.graph.graph:
         if node.op_type == "Attention":
-            attribute = node.attributes.get("kv_num_heads")
-            for value in node.inputs[1:3]:
+            for value, name in zip(node.inputs, ("q_num_heads", "kv_num_heads", "kv_num_heads"), strict=False):
+                attribute = node.attributes.get(name)
                 found[str(value.name)] = 0 if attribute is None else attribute.as_int()
     return found
+
+
+def _queries(model: ImportedModel) -> list[str]:
+    """Names of each attention's queries."""
+    return [str(node.inputs[0].name) for node in model.graph.graph if node.op_type == "Attention"]
 
 
 def _by_head(value: torch.Tensor, heads: int) -> torch.Tensor:

@@ -130,7 +130,8 @@ def cache_scores(
     def loss(scheme: CacheScheme) -> float:
         error, gradient = np.concatenate([stored(part, scheme, head_map) for part in windows]) - held, felt
         if scheme.mapped and head_map is not None:
-            error, gradient = by_head(error, head_map.forward), by_head(felt, head_map.inverse.transpose(0, 2, 1))
+            mixed = head_map.mixed(bool(scheme.low))
+            error, gradient = by_head(error, mixed.forward), by_head(felt, mixed.inverse.transpose(0, 2, 1))
         off = (gradient * error).reshape(len(values), -1)
         return float(np.einsum("tw,tw->", off, off, dtype=np.float64)) / (2 * len(values))
 
@@ -159,8 +160,9 @@ def stored(values: Floats, scheme: CacheScheme, head_map: HeadMap | None = None)
                 limit="mapped caches need the maps that a profile or compiling calibrates",
                 remedy=f"leave it out, or use {replace(scheme, mapped=False)}",
             )
-        back = _round_trip(by_head(values, head_map.forward) + head_map.shift, scheme)
-        return by_head(back - head_map.shift, head_map.inverse)
+        mixed = head_map.mixed(bool(scheme.low))
+        back = _round_trip(by_head(values, mixed.forward) + mixed.shift, scheme)
+        return by_head(back - mixed.shift, mixed.inverse)
     if scheme.bits == 32:
         return values
     if scheme.is_float:

@@ -19,16 +19,17 @@ def test_statistics_are_those_of_values_and_gradients(kv_heads: int) -> None:
     windows = np.random.default_rng(1).integers(0, model.vocab, (2, 12))
     ticks: list[tuple[int, int]] = []
     found = collect_heads(
-        model, Interpreter(model.graph), windows, seed=3, progress=lambda done, total: ticks.append((done, total))
+        model, Interpreter(model.graph), windows, 90, seed=3, progress=lambda done, total: ticks.append((done, total))
     )
     assert ticks == [(1, 2), (2, 2)] and len(found) == 2
 
     interpreter = Interpreter(model.graph)
     for pair, names in zip(found, Points.of(model.graph).caches, strict=True):
+        assert pair[0].queries is not None and pair[1].queries is None
         for first, statistics, name in zip((1, 0), pair, names, strict=True):
             held, felt = [], []
             for number, window in enumerate(windows):
-                value, gradient = _alone(interpreter, window, name, (3, number), number * (model.context - 12))
+                value, gradient = _alone(interpreter, window, name, (3, number), number * (90 - 12))
                 held.append(value.reshape(12, kv_heads, 32)[first:])
                 felt.append(gradient.reshape(12, kv_heads, 32)[first:])
             x, g = np.concatenate(held).astype(np.float64), np.concatenate(felt).astype(np.float64)
@@ -37,6 +38,18 @@ def test_statistics_are_those_of_values_and_gradients(kv_heads: int) -> None:
             np.testing.assert_allclose(statistics.square, np.einsum("thd,the->hde", x, x) / len(x), atol=1e-5)
             expected = np.einsum("thd,the->hde", g, g / np.maximum(norm, 1e-30)) / len(x)
             np.testing.assert_allclose(statistics.gradients, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_queries_of_a_group_are_averaged() -> None:
+    model = decoder(Shape(layers=1, kv_heads=1))
+    window = np.random.default_rng(2).integers(0, model.vocab, (1, 12))
+    ((keys, _),) = collect_heads(model, Interpreter(model.graph), window, 12)
+    interpreter = Interpreter(model.graph)
+    (name,) = [str(node.inputs[0].name) for node in model.graph.graph if node.op_type == "Attention"]
+    q = interpreter.run(interpreter.feeds(window[0]), (name,))[name][0].detach().numpy().astype(np.float64)
+    rows = (q.transpose(1, 0, 2) if q.ndim == 3 else q.reshape(12, 3, 32))[1:].reshape(-1, 32)
+    assert keys.queries is not None
+    np.testing.assert_allclose(keys.queries[0], rows.T @ rows / len(rows), atol=1e-5)
 
 
 def _alone(

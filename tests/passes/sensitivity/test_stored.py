@@ -28,6 +28,7 @@ def error(scheme: str, mapped: bool) -> float:
 def test_mapped_keys_come_back_through_the_inverse() -> None:
     assert error("k8rowm", True) < 1e-3 * (KEYS**2 * QUERIES).sum(-1).mean()
     assert error("k4rowm", True) < 0.5 * error("k4row", False)
+    assert error("k5-3rowm", True) < error("k4rowm", True)
 
 
 @pytest.mark.parametrize("scheme", ["k4rowm", "v4rowm"])

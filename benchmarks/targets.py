@@ -4,7 +4,8 @@
 
 ``bitwright latency --target TARGET -o FILE`` makes the tables; this machine must run the code of every target. A plan
 is the fastest to decode at no more than 1.1 times the least predicted divergence (the strategy ``fastest``). Artifacts
-are timed in turns, so that a slow minute of the machine hits all of them; ratios are taken within a round.
+are timed in turns, so that a slow minute of the machine hits all of them; ratios are taken within a round. Weights are
+rounded to nearest: speed does not depend on codes.
 """
 
 from __future__ import annotations
@@ -134,7 +135,6 @@ def main(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for plans and artifacts, and to go on in.")],
     latencies: Annotated[list[Path], typer.Option(help="Table of a target; once for each.")],
     targets: Annotated[str, typer.Option(help="Targets, with commas.")] = "native,avx2",
-    calibration: Annotated[Path | None, typer.Option(help="Text that the profile's quantizer calibrates on.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of all artifacts in turns.")] = 9,
     threads: Annotated[int | None, typer.Option("--threads", "-t")] = None,
     compile_only: Annotated[bool, typer.Option(help="Stop before anything is timed.")] = False,
@@ -147,7 +147,7 @@ def main(
         targets=tuple(targets.split(",")),
         profiles=(profile,),
         latencies=tuple(latencies),
-        calibration=calibration,
+        quantizer="rtn",
         stages=("speed",),
         keep=True,
     )

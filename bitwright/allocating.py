@@ -30,7 +30,7 @@ MAX_RUNS = 4
 EXACT_ROUNDS = 6
 """Times that sums over the choices are corrected by what the whole plan takes, until it meets its bytes and times."""
 
-PRICE_ROUNDS = 2
+PRICE_ROUNDS = 5
 """Times that a plan is solved again because it reads another number of bytes than its times were counted for."""
 
 FULL_PRECISION_SHARE = 0.999
@@ -167,13 +167,18 @@ def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocat
             best = (found, schemes, stored)
         if not missed and max(whole[r] / limit for r, limit in limits.items()) >= FULL_PRECISION_SHARE:
             break
-        changed = {r: limit - (whole[r] - found.vertex.uses[r]) for r, limit in limits.items()}
+        changed = {r: _aim(r, limit, whole[r], float(found.vertex.uses[r])) for r, limit in limits.items()}
         if changed == aim:
             break
         aim = changed
     if best is None:
         raise _infeasible(problem, limits, Infeasible(dict.fromkeys(missed, 1.0)))
     return _allocation(profile, budgets, settings, problem, choices, *best)
+
+
+def _aim(resource: int, limit: float, whole: float, added: float) -> float:
+    """What the choices may add up to, so that the whole meets a limit: headers are added to bytes, times are scaled."""
+    return limit * added / whole if RESOURCES[resource].endswith("_ms") else limit - (whole - added)
 
 
 def _whole(

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from bitwright.autotune.attention_latency import caches_of
@@ -266,9 +265,13 @@ def _in_turns(sessions: Mapping[str, Session], tokens: int, depth: int) -> dict[
     found: dict[str, list[Breakdown]] = {name: [] for name in sessions}
     for number in range(MOST_REPETITIONS):
         for name, session in sessions.items():
-            if number < REPETITIONS or _whole(found[name]).spread > DISTURBED:
+            if number < REPETITIONS or _scattered(found[name]) > DISTURBED:
                 found[name].append(profile_step(session, tokens, depth, lambda: 1.0, repetitions=1, turns=turns))
     return found
+
+
+def _scattered(parts: Sequence[Breakdown]) -> float:
+    return max(_whole(parts).spread, _products(parts).spread)
 
 
 def _whole(parts: Sequence[Breakdown]) -> Timing:
@@ -277,11 +280,18 @@ def _whole(parts: Sequence[Breakdown]) -> Timing:
     return Timing.of([seconds for part in parts for seconds in part.samples])
 
 
+def _products(parts: Sequence[Breakdown]) -> Timing:
+    """All matrix products of a step or chunk together."""
+    from bitwright.autotune.latency import Timing
+
+    return Timing.of([sum(k.seconds for k in part.kernels if k.name.startswith("linear")) for part in parts])
+
+
 def _anchor(digest: str, scheme: str, tokens: int, parts: Sequence[Breakdown]) -> Anchor:
     from bitwright.autotune.anchor import Anchor
 
-    whole = _whole(parts)
-    linear = median(sum(k.seconds for k in part.kernels if k.name.startswith("linear")) for part in parts)
+    whole, products = _whole(parts), _products(parts)
+    linear, scattered = products.seconds, max(whole.spread, products.spread)
     rest = max(whole.seconds - linear, 1e-9)
     depth, threads = parts[0].depth, parts[0].threads
-    return Anchor(digest, scheme, ANCHOR_CACHES, tokens, depth, threads, linear, rest, whole.spread)
+    return Anchor(digest, scheme, ANCHOR_CACHES, tokens, depth, threads, linear, rest, scattered)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from bitwright.errors import UsageError
 from bitwright.plan import Plan
-from bitwright.rotation import Part, parse_parts
+from bitwright.rotated_parts import Part, parse_parts
 from bitwright.scheme import CacheScheme, LinearScheme
 
 DEFAULT_SCHEME = "u4g32a8"
@@ -37,9 +37,9 @@ class Options:
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
         weigh_tokens: calibrate with tokens that count by the gradients at the layers' outputs; decoders only.
-        rotate: what is rotated first, before everything else; see ``bitwright.rotation``.
+        rotate: what is rotated, behind equalisation and before everything else; see ``rotated_parts.py``.
         equalise: move factors between neighbouring layers first, so that channels share scales better.
-        codes: folder ``codes`` of a profile, made of the same model by the same quantizer, equalised or not as here.
+        codes: folder ``codes`` of a profile, made of the same model by the same quantizer, transformed as here.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
@@ -119,7 +119,7 @@ class Options:
         schemes = "by plan" if self.plan else schemes
         weighed = ", tokens weighed" if self.weigh_tokens else ""
         rotated = f", rotated {' '.join(self.rotate)}" if self.rotate else ""
-        quantizer = f"{self.quantizer}{weighed}{rotated}{', equalised' if self.equalise else ''}"
+        quantizer = f"{self.quantizer}{weighed}{', equalised' if self.equalise else ''}{rotated}"
         return (
             f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"

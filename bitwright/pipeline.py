@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from bitwright import emission
 from bitwright.cachemaps import CacheMaps
 from bitwright.calibration import calibrated
-from bitwright.equalisation import equalised
 from bitwright.errors import InputError, UsageError
 from bitwright.key_calibration import calibrated_cache_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
@@ -25,6 +24,7 @@ from bitwright.program import Program
 from bitwright.quantization import check_kept, quantization
 from bitwright.rotation import rotated
 from bitwright.target import Target
+from bitwright.transforming import transformed
 
 if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules
@@ -124,22 +124,20 @@ def compile_model(
     if options.dump_ir is not None:
         with writing_ir(options.dump_ir):
             pass  # now rather than after the model has been read
-    imported, turned = load_model(model, tell, options.context), None
+    imported = load_model(model, tell, options.context)
     if options.rotate:
-        tell("rotate")
-        turned = rotated(imported, options.rotate)
-        imported = turned.model
+        rotated(imported, options.rotate)  # what cannot be is said now rather than after calibration
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
-        equal = equalised(imported, moments) if options.equalise and moments is not None else None
-        if equal is not None:
-            imported, moments = equal.model, equal.moments
-            program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
-        if turned is not None:
-            program = with_event(program, "rotate", **{str(part): count for part, count in turned.places.items()})
+        ready = transformed(imported, moments, equalise=options.equalise, rotate=options.rotate)
+        imported, moments = ready.model, ready.moments
+        if ready.events:
+            program = sites_of(imported, options, tell)
+        for name, counts in ready.events.items():
+            program = with_event(program, name, **counts)
         if options.codes is not None:
-            check_kept(options.codes, "" if equal is None else equal.digest)
+            check_kept(options.codes, ready.digests.get("equalisation", ""), options.rotate)
         coding = quantization(imported, program, plan, options, moments, tell)
         cache_maps = calibrated_cache_maps(imported, options, plan, tell)
         phases = transformations(options, plan, target, schedules, coding.quantizer_of, cache_maps)
@@ -147,9 +145,8 @@ def compile_model(
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
-        digests = {**coding.digests, **({"tuning": schedules.digest} if schedules.used else {})}
-        if equal is not None:
-            digests["equalisation"] = equal.digest
+        tuned = {"tuning": schedules.digest} if schedules.used else {}
+        digests = {**coding.digests, **ready.digests, **tuned}
         return emission.write(imported, program, plan, target, options, output, tell, digests, coding.description)
 
 
@@ -196,7 +193,7 @@ def plan_and_program(imported: ImportedModel, options: Options, target: Target, 
         raise InputError(
             "the plan was made for another model",
             where=f"plan: {plan.model[:16]}, model: {imported.digest[:16]}",
-            remedy="make a plan for this model with the same --rotate, or clear the plan's model field if you are sure",
+            remedy="make a plan for this model, or clear the plan's model field if you are sure",
         )
     check_legal(plan, program.sites, select_isa(target.features))
     return plan, program

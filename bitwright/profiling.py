@@ -22,7 +22,8 @@ from bitwright.errors import UnsupportedError, UsageError
 from bitwright.key_calibration import cache_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, QuantizerName
 from bitwright.plan import Plan
-from bitwright.rotation import Part, as_rotated
+from bitwright.rotated_parts import Part
+from bitwright.rotation import rotated
 from bitwright.runs import Scheme
 from bitwright.scheme import BITS, CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
@@ -125,14 +126,16 @@ def profile_model(
     """
     from bitwright import pipeline
     from bitwright.calibration import calibrated, calibration_windows
-    from bitwright.equalisation import equalised
     from bitwright.frontend.interpreter import Interpreter
     from bitwright.moments import calibration_digest
     from bitwright.passes.sensitivity.find import metric_named
+    from bitwright.transforming import transformed
 
     options, tell = options or ProfileOptions(), tell or (lambda _: None)
     metric, target = metric_named(options.metric), Target.parse(options.target)
-    imported = as_rotated(pipeline.load_model(model, tell, None), options.rotate)
+    imported = pipeline.load_model(model, tell, None)
+    if options.rotate:
+        rotated(imported, options.rotate)  # what cannot be is said now rather than after calibration
     if imported.kind != "decoder":
         raise UnsupportedError("an encoder has no predictions to score", where=imported.name, limit="decoders only")
     program = pipeline.sites_of(imported, Options(target=options.target), tell)
@@ -147,9 +150,9 @@ def profile_model(
     with ExitStack() as stack:
         windows = calibration_windows(imported, interpreter, options.calibration, folder / "calibration", tell)
         moments = stack.enter_context(calibrated(imported, quantizing, tell))
-        equal = equalised(imported, moments) if options.equalise and moments is not None else None
-        if equal is not None:
-            imported, moments = equal.model, equal.moments
+        ready = transformed(imported, moments, equalise=options.equalise, rotate=options.rotate)
+        imported, moments = ready.model, ready.moments
+        if ready.events:
             program = pipeline.sites_of(imported, Options(target=options.target), tell)
             interpreter = Interpreter(imported.graph)
         chosen = windows[: max(1, options.tokens // windows.shape[1])]
@@ -174,7 +177,7 @@ def profile_model(
             tokens=int(chosen.size),
             seed=options.seed,
             rotated=options.rotate,
-            equalised="" if equal is None else equal.digest,
+            equalised=ready.digests.get("equalisation", ""),
             weighed=options.weigh_tokens,
         )
         profile = Profile.begin(folder, header)

@@ -1,11 +1,8 @@
 """Rotations for a compilation: the same function through orthonormal matrices that spread what sticks out.
 
-A rotated model is a model of its own with a digest of its own: it is calibrated, profiled, distilled and planned for as
-any other. What can be rotated:
-
-* ``residual``: what runs from the embedding through all layers to the head;
-* ``value``: the values of every attention, per key/value head;
-* ``hidden``: what a feed-forward layer's last matrix reads.
+Matrices of Hadamard's kind (``bitwright.hadamard``) stand between layers and are folded into their weights; where they
+cannot be, the graph rotates on the fly. Moments of the model's activations become those of the rotated ones: factors
+are moved between layers (``bitwright.equalisation``) before, for there is little left to equalise behind a rotation.
 """
 
 from __future__ import annotations
@@ -13,20 +10,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bitwright.errors import UnsupportedError, UsageError
+from bitwright.errors import UnsupportedError
+from bitwright.rotated_parts import PARTS, Part
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from bitwright.frontend.graph import Editor
     from bitwright.frontend.model import ImportedModel
-
-Part = Literal["residual", "value", "hidden"]
-PARTS: tuple[Part, ...] = get_args(Part)
+    from bitwright.frontend.rotate.change import Change
+    from bitwright.moments import Moments, RowMap
 
 
 @dataclass(frozen=True)
@@ -34,30 +31,19 @@ class Rotated:
     """A model after rotation.
 
     Attributes:
-        model: computes what the model it was made from computes.
+        model: computes what the model it was made from computes, and keeps its digest.
+        moments: of its activations, if those of the model were given.
         places: how many tensors or values were rotated, by part.
+        digest: sha256 of what was rotated.
     """
 
     model: ImportedModel
-    places: Mapping[Part, int]
+    moments: Moments | None
+    places: Mapping[str, int]
+    digest: str
 
 
-def parse_parts(text: str) -> tuple[Part, ...]:
-    """``residual,value`` as parts, in the order of PARTS, each once.
-
-    Raises:
-        UsageError: something else.
-    """
-    named = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [part for part in named if part not in PARTS]
-    if unknown or not named:
-        raise UsageError(
-            f"'{(unknown or [text])[0]}' cannot be rotated", where="--rotate", limit=f"any of {', '.join(PARTS)}"
-        )
-    return tuple(part for part in PARTS if part in named)
-
-
-def rotated(model: ImportedModel, parts: Iterable[Part]) -> Rotated:
+def rotated(model: ImportedModel, parts: Iterable[Part], moments: Moments | None = None) -> Rotated:
     """Rotate ``parts`` of a model; the original is left as it is, and shares the tensors that do not change.
 
     Raises:
@@ -66,27 +52,23 @@ def rotated(model: ImportedModel, parts: Iterable[Part]) -> Rotated:
     from bitwright.frontend.graph import Editor, sweep
 
     graph = model.graph.clone()
-    editor = Editor(graph)
-    places = {part: _rotate(part, editor) for part in PARTS if part in set(parts)}
-    for part, count in places.items():
-        if not count:
+    editor, wanted = Editor(graph), set(parts)
+    places: dict[str, int] = {}
+    for part in (part for part in PARTS if part in wanted):
+        change = _rotate(part, editor)
+        if not change.places:
             raise UnsupportedError(
                 f"the model has no {part} that can be rotated",
                 where=f"--rotate, {model.name}",
                 remedy=f"leave {part} out of --rotate",
             )
+        places[part] = change.places
+        moments = None if moments is None else moments.mapped(change.maps)
     sweep(graph)
-    digest = hashlib.sha256(f"{model.digest} rotated {' '.join(places)}".encode()).hexdigest()
-    return Rotated(replace(model, graph=graph, digest=digest), places)
+    return Rotated(replace(model, graph=graph), moments, places, hashlib.sha256(repr(places).encode()).hexdigest())
 
 
-def as_rotated(model: ImportedModel, parts: Iterable[Part]) -> ImportedModel:
-    """The model that ``parts`` of are rotated; the same if there are none."""
-    wanted = tuple(parts)
-    return rotated(model, wanted).model if wanted else model
-
-
-def _rotate(part: Part, editor: Editor) -> int:
+def _rotate(part: Part, editor: Editor) -> Change:
     from bitwright.frontend.rotate.hidden import rotate_hidden
     from bitwright.frontend.rotate.stream import rotate_stream
 
@@ -95,11 +77,14 @@ def _rotate(part: Part, editor: Editor) -> int:
     return rotate_hidden(editor) if part == "hidden" else _rotate_values(editor.model)
 
 
-def _rotate_values(graph: ir.Model) -> int:
+def _rotate_values(graph: ir.Model) -> Change:
+    from bitwright.frontend.rotate.change import Change
     from bitwright.frontend.rotate.values import map_values, value_places
     from bitwright.keymap import mixing
 
     places = value_places(graph)
+    maps: dict[str, RowMap] = {}
     for place in places:
-        map_values(graph, place, np.broadcast_to(mixing(place.size), (place.kv_heads, place.size, place.size)))
-    return len(places)
+        matrices = np.broadcast_to(mixing(place.size), (place.kv_heads, place.size, place.size))
+        maps.update(map_values(graph, place, matrices))
+    return Change(len(places), maps)

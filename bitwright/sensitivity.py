@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import InputError
-from bitwright.rotation import Part
+from bitwright.rotated_parts import Part
 from bitwright.runs import ROW_MULTIPLE
 from bitwright.scheme import LinearScheme
 from bitwright.site import Site
@@ -119,8 +119,8 @@ class ProfileHeader:
         quantizer: its name; ``moments``: digest of what it calibrated on (empty if it does not).
         calibration: digest of the windows the gradients were taken on; ``tokens``: their number.
         seed: of sampled labels.
-        rotated: what was rotated before anything else.
         equalised: digest of the factors that were moved between layers first; empty if none were.
+        rotated: what was rotated then.
         weighed: tokens counted by gradients in calibration.
     """
 

@@ -54,6 +54,7 @@ WIRING = frozenset(
         "rotation",
         "simulation",
         "storage",
+        "transforming",
         "tuning",
     }
 )

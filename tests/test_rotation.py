@@ -15,13 +15,18 @@ from bitwright.allocation import Budgets
 from bitwright.budgeted import budgeted
 from bitwright.correction import Measurer
 from bitwright.errors import InputError, UsageError
+from bitwright.frontend.calibrate.collect import collect
+from bitwright.frontend.calibrate.products import products
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
+from bitwright.moments import MomentStore
 from bitwright.options import make_options
 from bitwright.profiling import ProfileOptions, profile_model
-from bitwright.rotation import PARTS, as_rotated
+from bitwright.rotated_parts import PARTS
+from bitwright.rotation import rotated
 from bitwright.scheme import LinearScheme
 from bitwright.sensitivity import Profile
+from bitwright.transforming import transformed
 from tests.canonical_model import Shape, decoder
 from tests.test_calibration import word_tokenizer
 
@@ -54,7 +59,7 @@ def test_a_float_artifact_computes_the_models_logits(tmp_path: Path, tied: bool,
     session, expected = bitwright.load(artifact.folder), Interpreter(model.graph).logits(IDS)
     largest = float(np.abs(expected).max())
     assert np.abs(session.logits(IDS) - expected).max() < 1e-5 * largest
-    assert artifact.manifest.model.digest == as_rotated(model, PARTS).digest
+    assert artifact.manifest.digests["rotation"] == rotated(model, PARTS).digest
     report = (artifact.folder / "report.md").read_text()
     assert "| rotate | residual " in report and "value 2, hidden 2 |" in report
     # Single tokens take other kernels than prompts, outside the VM.
@@ -62,6 +67,21 @@ def test_a_float_artifact_computes_the_models_logits(tmp_path: Path, tied: bool,
     session.reset()
     session.prefill(IDS[:-1])
     assert np.abs(session.decode(int(IDS[-1])) - expected[-1]).max() < 1e-5 * largest
+
+
+@pytest.mark.parametrize("shape", [Shape(heads=4, kv_heads=2, head_dim=24), Shape(bias=True, tied=False)])
+@pytest.mark.parametrize("equalise", [False, True])
+def test_moments_are_those_of_the_rotated_model(tmp_path: Path, shape: Shape, equalise: bool) -> None:
+    model = decoder(shape)
+    windows = np.random.default_rng(0).integers(0, model.vocab, (3, 40))
+    before = collect(model, Interpreter(model.graph), windows, MomentStore(tmp_path, "a" * 64))
+    ready = transformed(model, before, equalise=equalise, rotate=PARTS)
+    after = collect(ready.model, Interpreter(ready.model.graph), windows, MomentStore(tmp_path, "b" * 64))
+    assert ready.moments is not None
+    for product in products(ready.model.graph):
+        found, expected = ready.moments.of(product.weight), after.of(product.weight)
+        assert found is not None and expected is not None
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4 * float(np.abs(expected).max()))
 
 
 def test_rotations_make_loud_channels_cheaper(model: ImportedModel, text: Path, tmp_path: Path) -> None:
@@ -84,7 +104,7 @@ def test_everything_works_on_top_of_rotations(model: ImportedModel, text: Path, 
     options = make_options(
         scheme="u3g32a8", rotate=ALL, quantizer="gptq", calibration=text, equalise=True, weigh_tokens=True, distill=12
     )
-    assert "rotated residual value hidden, equalised" in options.describe()
+    assert "equalised, rotated residual value hidden" in options.describe()
     artifact = pipeline.compile_model(model, tmp_path / "out", options)
     assert {"equalisation", "distillation", "calibration"} <= set(artifact.manifest.digests)
     report = (artifact.folder / "report.md").read_text()
@@ -123,9 +143,9 @@ def test_a_plan_of_a_rotated_profile_is_compiled_with_the_same_rotations(
     expected = Interpreter(model.graph).logits(IDS)
     found = bitwright.load(artifact.folder).logits(IDS)
     assert np.abs(found - expected).max() < 0.2 * np.abs(expected).max()
-    with pytest.raises(InputError, match="made for another model") as caught:
+    with pytest.raises(UsageError, match="not those of the weights") as caught:
         pipeline.compile_model(model, tmp_path / "other", replace(chosen, rotate=("value",)))
-    assert "the same --rotate" in str(caught.value)
+    assert "use --rotate residual,value,hidden" in str(caught.value)
     with pytest.raises(InputError, match="profile of something else"):
         budgeted(model, profile.folder, Budgets(avg_bits=8.0), replace(options, rotate=()), 0, 1, lambda _: None)
 

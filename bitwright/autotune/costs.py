@@ -101,9 +101,13 @@ class SiteCosts:
         return predict_prompt(self.table, self.model, plan, tokens, DEFAULT_CHUNK, self._threads).milliseconds
 
     def reading(self, schemes: Mapping[str, Scheme]) -> SiteCosts:
-        """Prices where a step reads what a plan reads: these, if that is about what they were counted for."""
+        """Prices where a step reads what a plan reads: these, if that is about what they were counted for.
+
+        Half way there, because the plan that these prices lead to will read less the dearer bytes become.
+        """
         size = working_set(self.model.sites, self._plan(schemes), self.context)
-        return self if abs(size / self._size - 1) <= SAME_BYTES else replace(self, working_set=size)
+        near = abs(size / self._size - 1) <= SAME_BYTES
+        return self if near else replace(self, working_set=round((size * self._size) ** 0.5))
 
     def _plan(self, schemes: Mapping[str, Scheme]) -> Plan:
         return Plan(dict(schemes), self.model.digest, self.table.fingerprint)

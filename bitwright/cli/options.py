@@ -58,7 +58,7 @@ MetricOption = Annotated[str, typer.Option("--metric", help="How errors are scor
 RotateOption = Annotated[
     str | None,
     typer.Option(
-        "--rotate", metavar="PARTS", help="First rotate any of residual,value,hidden, so that outliers are spread."
+        "--rotate", metavar="PARTS", help="Rotate any of residual,value,hidden, so that what sticks out is spread."
     ),
 ]
 MaxBytesOption = Annotated[

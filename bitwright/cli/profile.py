@@ -57,7 +57,7 @@ def command(
     from bitwright.cross_check import cross_check
     from bitwright.plans.activations import activation_losses
     from bitwright.profiling import ProfileOptions, profile_model
-    from bitwright.rotation import parse_parts
+    from bitwright.rotated_parts import parse_parts
 
     options = ProfileOptions(
         target=target,
@@ -111,8 +111,9 @@ def command(
         return
     texts = {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in document.items()}
     console.print_table(("profile", "value"), [[name, text] for name, text in texts.items()])
-    print()
-    print_activations(inputs)
+    if inputs:
+        print()
+        print_activations(inputs)
     if costs:
         print()
         rows = [[c.scheme, f"{c.bits:.3f}", f"{c.total:.5f}", f"{c.worst} {c.losses[c.worst]:.5f}"] for c in costs]

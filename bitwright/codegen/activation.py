@@ -29,8 +29,8 @@ def build_quantize_activation(
 
     With one term (T = 1): scale = absmax / 127 (0 for a group whose absmax is below 2**-100), rounded up to three bits
     behind the leading one (``SCALE_BITS``); x8 = x * (1 / scale) rounded half to even; sum is that of the group's x8.
-    With two, 127 * 128 takes the place of 127, scales are not rounded, and the integer 128 * high + low is stored as its
-    terms: x8[:, :K] is high, x8[:, K:] low; sum is that of the integers.
+    With two, 127 * 128 takes the place of 127, scales are not rounded, and the integer 128 * high + low is stored as
+    its terms: x8[:, :K] is high, x8[:, K:] low; sum is that of the integers.
 
     Args:
         inputs: K, a multiple of 32.
@@ -88,22 +88,31 @@ def quantize_group(
     lanes: int,
     quantized: QuantizedRows,
     width: int,
-    source: tuple[Any, Any, Any],
+    source: Any,
     results: tuple[Any, Any, Any],
-    at: tuple[Any, Any],
+    at: tuple[Any, Any, Any],
 ) -> None:
-    """Emit the quantization of one group of a row of ``width`` numbers.
+    """Emit the quantization of one group of several rows of ``width`` numbers.
 
     Args:
-        source: (buffer, row index, column of the group's first number).
-        results: x8, scale and sum, written at row and group ``at``.
+        source: f32 [most rows, at least a group], a multiple of ``lanes`` rows; the group stands first.
+        results: x8, scale and sum.
+        at: the first row of the results, the number of rows, and the group.
     """
-    groups = quantized.groups(width)
-    x, source_row, first = source
-    absmax = hold(_absmax(lanes, width // groups, x, [source_row, first]))
-    scale, inverse = _scaling(absmax, quantized.terms, 1)
-    store(results[1], scale, list(at), 1)
-    _round_group(lanes, quantized.terms, width, groups, source, (results[0], results[2]), (*at, inverse))
+    groups, most = quantized.groups(width), int(source.shape[0])
+    first_row, rows, g = at
+    scales, inverses = stack((most,), "float32"), stack((most,), "float32")
+    with loop(rows) as row:
+        store(scales, _absmax(lanes, width // groups, source, [row, T.int64(0)]), [row], 1)
+    # Divisions take as long for many rows as for one; what lies behind the last row is not read.
+    for first in range(0, most, lanes):
+        scale, inverse = _scaling(hold(load(scales, [first], lanes)), quantized.terms, lanes)
+        store(inverses, inverse, [first], lanes)
+        store(scales, scale, [first], lanes)
+    with loop(rows) as row:
+        T.buffer_store(results[1], scales[row], [first_row + row, g])
+        start, to = (source, row, T.int64(0)), (first_row + row, g, inverses[row])
+        _round_group(lanes, quantized.terms, width, groups, start, (results[0], results[2]), to)
 
 
 def _scaling(absmax: Any, terms: int, lanes: int) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import UsageError
-from bitwright.rotation import Part
+from bitwright.rotated_parts import Part
 from bitwright.study.cell import Cell, Measurements
 from bitwright.study.request import Stage, StudyRequest
 from bitwright.target import Target
@@ -32,7 +32,7 @@ class Laboratory:
     """Compiles and measures in the folder of a report.
 
     Attributes:
-        digest: of the canonical model, rotated as ``rotate`` says.
+        digest: of the canonical model.
         quantizer: how weights become codes.
         calibration: folder that keeps what it calibrated on; ``codes``: folder that keeps codes it made for a profile.
         rotate, equalise, weigh_tokens: as the profile was made.
@@ -106,6 +106,7 @@ class Laboratory:
             "schemes": cell.digest,
             "target": Target.parse(cell.target).fingerprint,
             "quantizer": self.quantizer,
+            "rotate": list(self.rotate),
             "equalise": self.equalise,
             "weigh_tokens": self.weigh_tokens,
             "calibration": None if request.calibration is None else _sha256(request.calibration),

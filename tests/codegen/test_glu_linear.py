@@ -18,7 +18,9 @@ from bitwright.scheme import LinearScheme
 from .linear_case import Array, Layer, missing, random_layer, tensor
 
 
-def spec_of(scheme: str, width: int, inputs: int, quantize: str = "a8g32", function: Function = "silu") -> GluLinearSpec:
+def spec_of(
+    scheme: str, width: int, inputs: int, quantize: str = "a8g32", function: Function = "silu"
+) -> GluLinearSpec:
     return GluLinearSpec(
         LinearSpec(2 * width, inputs, LinearScheme.parse(scheme)), function, QuantizedRows.parse(quantize)
     )
@@ -35,9 +37,7 @@ def run(spec: GluLinearSpec, isa: Isa, x: Array, layer: Layer) -> tuple[list[Arr
     module = build(functions | {"glu": build_glu(glu).with_attr("global_symbol", "glu")}, read_host_target())
 
     def results() -> list[Any]:
-        return [
-            tensor(np.full((tokens, t.shape[1]), 99, t.dtype)) for t in spec.quantize.tensors(tokens, spec.width)
-        ]
+        return [tensor(np.full((tokens, t.shape[1]), 99, t.dtype)) for t in spec.quantize.tensors(tokens, spec.width)]
 
     inputs = [tensor(array) for array in (*activations, *layer.packed.values())]
     joined, apart = results(), results()

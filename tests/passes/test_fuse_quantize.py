@@ -17,7 +17,7 @@ from bitwright.passes.fuse_quantize import FuseQuantize
 from bitwright.passes.quantize import Quantize
 from bitwright.plan import uniform_plan
 from bitwright.program import Program
-from bitwright.rotation import as_rotated
+from bitwright.rotation import rotated
 from bitwright.scheme import LinearScheme
 from tests.canonical_model import Shape, decoder
 from tests.passes.ir import named, operators
@@ -64,8 +64,8 @@ def test_one_activation_is_quantized_once_per_group_size(prepare: Any) -> None:
 
 
 def test_a_rotation_quantizes_its_own_result() -> None:
-    rotated = as_rotated(decoder(Shape(layers=1)), ["residual", "hidden"])
-    before = _quantized(FindSites()(FuseBias()(import_model(rotated, capacity=64))))
+    model = rotated(decoder(Shape(layers=1)), ["residual", "hidden"]).model
+    before = _quantized(FindSites()(FuseBias()(import_model(model, capacity=64))))
     found = operators(FuseQuantize()(before))
     assert operators(before)["rotate"] == 3
     # Rows from the table and before the last norm stay floats; those before down are read as integers alone.

@@ -14,8 +14,8 @@ isa.lanes)``                                tensor), ``.storage_bytes`` (padding
 ``linear_arguments(spec, isa)``             every argument in order, the result last
 ``build_linear(spec, isa, name)``           the TIR PrimFunc; for one token it starts its own threads
 ``LinearSchedule``                          knobs; ``default_schedule(spec, isa)``, and their values in ``schedule``
-``GluLinearSpec``, ``build_glu_linear``,    a gated activation and its quantization within the product of gate and up, for any
-``joins_glu``                               number of tokens, and whether there is such a kernel
+``GluLinearSpec``, ``build_glu_linear``,    a gated activation and its quantization within the product of gate and up,
+``joins_glu``                               for any number of tokens, and whether there is such a kernel
 ``linear_team_kernel(spec, isa, name)``     one token, as work for a team of threads that runs already
 ========================================== =========================================================================
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Kernel, load, loop, stack, store, symbol
+from bitwright.codegen.builder import Kernel, load, loop, prefetch, stack, store, symbol
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
 from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
@@ -69,6 +69,11 @@ class Arguments:
         if valid:
             with T.If(tile == T.int64(last)), T.Then():
                 self._write_part(row, tile, block, value, valid)
+
+    def expect(self, row: Any, tile: Any, block: int) -> None:
+        """Ask for the cache line that ``write`` will read; the row may lie behind the last."""
+        if self.spec.residual:
+            prefetch(self["residual"][row, self._column(tile, block)])
 
     def _column(self, tile: Any, block: int) -> Any:
         return tile * self.layout.rows + (self.first + block * self.layout.lanes)

@@ -14,17 +14,20 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen import vectormath
 from bitwright.codegen.activation import quantize_group
-from bitwright.codegen.builder import kernel, load, loop, store, symbol
+from bitwright.codegen.builder import kernel, load, loop, prefetch, store, symbol
 from bitwright.codegen.elementwise import Function
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.arguments import Arguments, of_parts
 from bitwright.codegen.linear.legality import require_legal
-from bitwright.codegen.linear.prefill import prefill_columns
-from bitwright.codegen.linear.register_block import Column
+from bitwright.codegen.linear.prefill import Ahead, prefill_columns, units_of
+from bitwright.codegen.linear.register_block import Column, Slice
 from bitwright.codegen.linear.results import batches
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.linear.spec import TOKENS, AnyLinear, LinearSpec, linear_arguments
 from bitwright.codegen.quantized_rows import QuantizedRows
+
+BATCH = 48
+"""Tokens whose results are computed side by side; divides ``prefill.MAX_TOKENS``."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class GluLinearSpec:
 
 
 def joins_glu(linear: AnyLinear, quantize: QuantizedRows, isa: Isa) -> bool:
-    """Is there such a kernel? Of packed weights of one scheme, when both halves are whole tiles and tiles whole groups."""
+    """Is there such a kernel? For packed weights of one scheme whose halves are whole tiles, and tiles whole groups."""
     if not isinstance(linear, LinearSpec) or not linear.scheme.terms or linear.bias or linear.residual or linear.rows:
         return False
     rows, group = linear.layout(isa).rows, quantize.group
@@ -84,31 +87,53 @@ def build_glu_linear(
                 for half in range(2)
                 for vector in range(vectors)
             ]
-            prefill_columns(args, columns, _GluResults(spec, args, (x8, scale, total), group))
+            results = _GluResults(spec, args, (x8, scale, total), group)
+            prefill_columns(args, columns, results, _next_tiles(args, tile, block + vectors))
     return function.func
 
 
+def _next_tiles(args: Arguments, tile: Any, next_block: Any) -> Ahead:
+    """Asks for the next tiles of gate and up, line by line, while the last group of these is computed."""
+
+    def ahead(part: Slice, line: Any) -> None:
+        with T.If(next_block == T.int64(args.layout.blocks)), T.Then():
+            for half in range(2):
+                next_tile = tile + (half * (args.layout.tiles // 2) + 1)
+                unit = part.number * units_of(args, part)
+                prefetch(args["codes"][next_tile, unit, T.int64(0), line, T.int64(0)])
+
+    return ahead
+
+
 class _GluResults:
-    """Sums of gate and up wait in scratch until a token's group is complete."""
+    """Sums of gate and up wait in scratch until there are enough tokens that their rows are computed side by side.
+
+    A row is a chain of steps that wait for each other: one at a time would leave the machine idle.
+    """
+
+    tokens: int | None = BATCH
 
     def __init__(self, spec: GluLinearSpec, args: Arguments, results: tuple[Any, Any, Any], group: Any) -> None:
         self._spec, self._lanes, self._results, self._group = spec, args.isa.lanes, results, group
-        width = spec.quantize.group
-        self._sums = T.alloc_buffer((args.schedule.rows, 2 * width), "float32", scope="global")
-        self._gated = T.alloc_buffer((args.schedule.rows, width), "float32", scope="global")
+        self._first_row: Any = None
+        self._sums = T.alloc_buffer((BATCH, 2 * spec.quantize.group), "float32")
 
     def batches(self, columns: int) -> Iterator[range]:
         return batches(2 * self._spec.quantize.group // self._lanes, columns)
 
-    def put(self, first_row: Any, row: int, number: int, value: Any) -> None:
-        store(self._sums, value, [row, number * self._lanes], self._lanes)
+    def expect(self, first_row: Any, rows: int) -> None:
+        pass
 
-    def finish(self, first_row: Any, rows: int) -> None:
+    def put(self, first_row: Any, row: int, number: int, value: Any) -> None:
+        place = T.floormod(first_row + row, T.int64(BATCH))  # batches begin at its multiples
+        store(self._sums, value, [place, number * self._lanes], self._lanes)
+
+    def finish(self, first_row: Any, end: Any) -> None:
         spec, lanes, group = self._spec, self._lanes, self._spec.quantize.group
         function = getattr(vectormath, spec.function)
-        for row in range(rows):
+        rows = T.Bind(end - first_row)
+        with loop(rows) as row:
             for offset in range(0, group, lanes):
                 gate, up = (load(self._sums, [row, half * group + offset], lanes) for half in range(2))
-                store(self._gated, function(gate, lanes) * up, [row, offset], lanes)
-            source, at = (self._gated, row, T.int64(0)), (first_row + row, self._group)
-            quantize_group(lanes, spec.quantize, spec.width, source, self._results, at)
+                store(self._sums, function(gate, lanes) * up, [row, offset], lanes)
+        quantize_group(lanes, spec.quantize, spec.width, self._sums, self._results, (first_row, rows, self._group))

@@ -6,12 +6,12 @@ tokens, whose sums wait in scratch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import loop, store
+from bitwright.codegen.builder import loop, prefetch, store
 from bitwright.codegen.linear.arguments import Arguments
 from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.linear.lookup import looked_up
@@ -21,18 +21,32 @@ from bitwright.codegen.linear.row_blocks import for_row_blocks
 from bitwright.codegen.linear.scale_table import MIN_TOKENS, ScaleTable
 from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
 
-MAX_TOKENS = 512
-"""Tokens for which a slice is unpacked once."""
+MAX_TOKENS = 528
+"""Tokens for which a slice is unpacked once: a chunk, rounded up to what results wait for (``Results.tokens``)."""
 
 
 def prefill_packed(args: Arguments, tile: Any) -> None:
     """All rows of one tile of results."""
     columns = [Column(tile, block) for block in range(args.layout.blocks)]
-    prefill_columns(args, columns, TileResults(args, columns))
+
+    def ahead(part: Slice, line: Any) -> None:
+        """The next slice of the tile, or the first of the next tile, follows this one in memory."""
+        prefetch(args["codes"][tile, (part.number + 1) * units_of(args, part), T.int64(0), line, T.int64(0)])
+
+    prefill_columns(args, columns, TileResults(args, columns), ahead)
 
 
-def prefill_columns(args: Arguments, columns: Sequence[Column], results: Results) -> None:
-    """Sums of any vectors of outputs, for every token."""
+Ahead = Callable[[Slice, Any], None]
+"""Asks for one line of the codes that are unpacked next: (slice, number of the line)."""
+
+
+def units_of(args: Arguments, part: Slice) -> int:
+    """Units of codes that a slice has."""
+    return part.groups * args.layout.group // args.layout.unit
+
+
+def prefill_columns(args: Arguments, columns: Sequence[Column], results: Results, ahead: Ahead) -> None:
+    """Sums of any vectors of outputs, for every token. ``ahead`` is called once per block of tokens."""
     layout, lanes = args.layout, args.layout.lanes
     width = len(columns)
     groups = args.schedule.fitting_groups(layout, width)
@@ -48,19 +62,20 @@ def prefill_columns(args: Arguments, columns: Sequence[Column], results: Results
     )
     if count == 1:
         _unpack(args, part)
-        _multiply(args, part, results, T.int64(0), args.tokens)
+        _multiply(args, part, results, ahead, T.int64(0), args.tokens)
         return
     with loop((args.tokens + (MAX_TOKENS - 1)) // T.int64(MAX_TOKENS)) as turn, loop(count) as number:
         now = part.at(number, turn * MAX_TOKENS)
         _unpack(args, now)
-        _multiply(args, now, results, turn * MAX_TOKENS, T.min(turn * MAX_TOKENS + MAX_TOKENS, args.tokens))
+        end = T.min(turn * MAX_TOKENS + MAX_TOKENS, args.tokens)
+        _multiply(args, now, results, ahead, turn * MAX_TOKENS, end)
 
 
 def _unpack(args: Arguments, part: Slice) -> None:
     layout, lanes = args.layout, args.layout.lanes
     dot = dot_of(args.isa, layout.weight.operand_bits)
     prepared = looked_up(args, dot.prepare)
-    units, steps = part.groups * layout.group // layout.unit, layout.unit // 4
+    units, steps = units_of(args, part), layout.unit // 4
     with loop(units) as unit:
         for number, (tile, block) in enumerate(part.columns):
             for step in range(steps):
@@ -76,13 +91,15 @@ def _unpack(args: Arguments, part: Slice) -> None:
                 store(part.offsets, offset, [index, number, 0], lanes)
 
 
-def _multiply(args: Arguments, part: Slice, results: Results, first: Any, end: Any) -> None:
+def _multiply(args: Arguments, part: Slice, results: Results, ahead: Ahead, first: Any, end: Any) -> None:
     """The slice's share of the results of tokens ``first`` to before ``end``."""
 
     def compute(first_row: Any, rows: int, *, looks_up: bool = False) -> None:
+        if rows == args.schedule.rows:
+            ahead(part, (first_row - first) // T.int64(rows))
+            part.if_last(lambda: results.expect(first_row + rows, rows))
         for chosen in results.batches(args.schedule.columns):
             RegisterBlock(args, part, chosen, rows, looks_up=looks_up).compute(first_row, results)
-        part.if_last(lambda: results.finish(first_row, rows))
 
     def micro(first_row: Any, rows: int) -> None:
         if not part.scales.leveled or rows < args.schedule.rows:
@@ -94,4 +111,12 @@ def _multiply(args: Arguments, part: Slice, results: Results, first: Any, end: A
             with T.Else():
                 compute(first_row, rows)
 
-    for_row_blocks(first, end, args.schedule.rows, micro)
+    if results.tokens is None:
+        for_row_blocks(first, end, args.schedule.rows, micro)
+        return
+    size = T.int64(results.tokens)
+    with loop((end - first + (size - 1)) // size) as batch:
+        begin = T.Bind(first + batch * size)
+        until = T.Bind(T.min(begin + size, end))
+        for_row_blocks(begin, until, args.schedule.rows, micro)
+        part.if_last(lambda: results.finish(begin, until))

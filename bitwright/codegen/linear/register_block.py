@@ -1,4 +1,4 @@
-"""A few tokens times a few vectors of outputs, whose sums and results stay in registers: where prefill spends its time."""
+"""A few tokens times a few vectors of outputs, whose sums stay in registers: where prefill spends its time."""
 
 from __future__ import annotations
 

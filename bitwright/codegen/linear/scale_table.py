@@ -1,10 +1,10 @@
 """Scales of a tile's groups in scratch, and their products with the scales of activations.
 
-A group's sum of code * activation counts weight scale * activation scale. That product for every sum costs as much as an
-eighth of the dot products of a group of 32: Zen multiplies floats and bytes in the same two pipes, while it loads and
-scales by powers of two in others. Scales of int8 activations have ``LEVELS`` mantissas only, so a tile that many tokens
-read keeps its scales multiplied by each, and a token's exponent is applied by ``vscalefps``. Exact: a half times four
-bits fits single precision, so that the result is to the bit that of a multiplication.
+A group's sum of code * activation counts weight scale * activation scale. That product for every sum costs as much as
+an eighth of the dot products of a group of 32: Zen multiplies floats and bytes in the same two pipes, while it loads
+and scales by powers of two in others. Scales of int8 activations have ``LEVELS`` mantissas only, so a tile that many
+tokens read keeps its scales multiplied by each, and a token's exponent is applied by ``vscalefps``. Exact: a half times
+four bits fits single precision, so that the result is to the bit that of a multiplication.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ScaleTable:
         return lambda column: load(self._buffer, [index, 0, column, 0], self.lanes) * factor
 
     def looked_up(self, index: Any, x_scales: Any, at: tuple[Any, Any]) -> Callable[[int], Any]:
-        """The same of an activation's scale of no more than ``SCALE_BITS[1]`` bits behind the leading one."""
+        """The same, of a scale of an activation that has at most ``SCALE_BITS[1]`` bits behind the leading one."""
         lanes, single = self.lanes, vector("float32", self.lanes)
         level = T.Bind(_mantissa(x_scales, *at))
         constants = (splat(T.float32(0), lanes), T.int16(-1), T.int32(_CURRENT_ROUNDING))  # unmasked
@@ -77,7 +77,7 @@ def _mantissa(x_scales: Any, row: Any, group: Any) -> Any:
     """Which level x_scales[row, group] asks for, int64.
 
     The byte is read apart from the float and taken apart by an instruction of its own: LLVM would take it out of the
-    vector that the float is spread to, or do this for several rows in one vector, and moving numbers from there is slow.
+    vector that the float is spread to, or do this for several rows in one vector; moving numbers from there is slow.
     """
     rows, groups = x_scales.shape
     view = T.decl_buffer((rows, groups * 4), "uint8", data=x_scales.data)

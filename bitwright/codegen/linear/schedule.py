@@ -31,7 +31,7 @@ class LinearSchedule:
         span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
         rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
         depth: most inputs that prefill unpacks at a time (at least a group).
-        lookup: prefill looks products of scales up, where the target has the instruction for it (``scale_table``).
+        lookup: prefill looks products of scales up, where target and activations allow it (``scale_table``).
     """
 
     prefetch: int = 0
@@ -39,7 +39,7 @@ class LinearSchedule:
     span: int = 32
     rows: int = 3
     columns: int = 4
-    depth: int = 576
+    depth: int = 512
     lookup: bool = True
 
     def __post_init__(self) -> None:
@@ -76,7 +76,9 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
         return LinearSchedule()
     if spec.rows is None:
         rows, columns = _register_block(spec, isa)
-        return LinearSchedule(rows=rows, columns=columns)
+        # A table of scales shares the nearest cache with the unpacked codes.
+        depth = 288 if isa.scale_exponent and spec.scheme.terms == 1 else LinearSchedule.depth
+        return LinearSchedule(rows=rows, columns=columns, depth=depth)
     return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 0)
 
 
@@ -119,6 +121,7 @@ def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     return {
         "rows": _ROWS,
         "columns": columns,
+        **({"lookup": (False, True)} if isa.scale_exponent and spec.scheme.terms == 1 else {}),
         **({"depth": tuple(sorted(depths.values()))} if len(depths) > 1 else {}),
     }
 

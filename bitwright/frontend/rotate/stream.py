@@ -19,8 +19,10 @@ import onnx_ir as ir
 from bitwright.errors import UnsupportedError
 from bitwright.frontend.graph import Editor, describe, is_op, scalar
 from bitwright.frontend.neighbours import change, constant_shape, linear, own, readers
+from bitwright.frontend.rotate.change import Change
 from bitwright.frontend.rotate.node import rotate, rotate_behind
 from bitwright.hadamard import Rotation
+from bitwright.moments import RowMap
 
 Doubles = npt.NDArray[np.float64]
 
@@ -46,8 +48,8 @@ class _Stream:
         return constant_shape(self.look_ups[0].inputs[0])[1]
 
 
-def rotate_stream(editor: Editor) -> int:
-    """Rotate the stream of the editor's graph; returns how many tensors were changed.
+def rotate_stream(editor: Editor) -> Change:
+    """Rotate the stream of the editor's graph.
 
     Raises:
         UnsupportedError: something other than linear layers writes the stream, or than RMS norms reads it.
@@ -56,6 +58,7 @@ def rotate_stream(editor: Editor) -> int:
     rotation = Rotation.of(stream.width)
     weights = editor.graph.initializers
     turn, changed = partial(_turned, rotation), 0
+    maps: dict[str, RowMap] = {}
     for name in stream.writers:
         change(weights[name], turn)
         changed += 1
@@ -70,12 +73,13 @@ def rotate_stream(editor: Editor) -> int:
         gain = _gain(node)
         for weight in readers(node.outputs[0]):
             change(weight, partial(_behind, rotation, gain))
+            maps[f"{weight.name}.T"] = partial(_normalised, rotation, gain)
             changed += 1
         ones = editor.initializer(np.ones(rotation.width, np.float32), f"{node.inputs[1].name}.folded")
         node.replace_input_with(1, ones)
     for node in stream.heads:
         node.replace_input_with(0, rotate(editor, node, node.inputs[0], rotation, transposed=True))
-    return changed
+    return Change(changed, maps)
 
 
 def _turned(rotation: Rotation, tensor: Doubles) -> Doubles:
@@ -86,6 +90,12 @@ def _turned(rotation: Rotation, tensor: Doubles) -> Doubles:
 def _behind(rotation: Rotation, gain: Doubles, weight: Doubles) -> Doubles:
     """R^T diag(gain) weight"""
     return rotation.apply((gain[:, None] * weight).T).T
+
+
+def _normalised(rotation: Rotation, gain: Doubles, rows: Doubles) -> Doubles:
+    """rows diag(gain)^-1 R; where the gain is zero nothing is known, and the weights behind are zero."""
+    inverse = np.divide(1, gain, out=np.zeros_like(gain), where=gain != 0)
+    return rotation.apply(rows * inverse)
 
 
 def _gain(node: ir.Node) -> Doubles:

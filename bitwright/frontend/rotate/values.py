@@ -17,6 +17,7 @@ import onnx_ir as ir
 from bitwright.errors import InternalError
 from bitwright.frontend.graph import attribute, dims, integers, producer
 from bitwright.frontend.neighbours import change, constant_shape, linear, readers
+from bitwright.moments import RowMap
 
 Doubles = npt.NDArray[np.float64]
 
@@ -49,8 +50,11 @@ def value_places(model: ir.Model) -> tuple[ValuePlace, ...]:
     return tuple(place for place in found if place is not None)
 
 
-def map_values(model: ir.Model, place: ValuePlace, matrices: Doubles) -> None:
+def map_values(model: ir.Model, place: ValuePlace, matrices: Doubles) -> dict[str, RowMap]:
     """Change the weights of ``model`` so that values become v @ matrices[head].
+
+    Returns:
+        What becomes of the attention's output, by the weight parameters that multiply it.
 
     Args:
         matrices: invertible, float64 [kv_heads, size, size].
@@ -68,7 +72,12 @@ def map_values(model: ir.Model, place: ValuePlace, matrices: Doubles) -> None:
         changed[..., place.first : last] = mapped.reshape(*tensor.shape[:-1], -1)
         return changed
 
-    def of_output(tensor: Doubles) -> Doubles:
+    def of_rows(rows: Doubles) -> Doubles:
+        heads = rows.reshape(-1, place.kv_heads, place.group, place.size)
+        mapped: Doubles = np.einsum("nhgd,hde->nhge", heads, matrices).reshape(rows.shape)
+        return mapped
+
+    def of_readers(tensor: Doubles) -> Doubles:
         heads = tensor.reshape(place.kv_heads, place.group, place.size, -1)
         mapped: Doubles = np.einsum("hed,hgdo->hgeo", inverses, heads).reshape(tensor.shape)
         return mapped
@@ -76,7 +85,8 @@ def map_values(model: ir.Model, place: ValuePlace, matrices: Doubles) -> None:
     for name in place.makers:
         change(weights[name], of_values)
     for name in place.readers:
-        change(weights[name], of_output)
+        change(weights[name], of_readers)
+    return {f"{name}.T": of_rows for name in place.readers}
 
 
 def _place(layer: int, node: ir.Node) -> ValuePlace | None:

@@ -3,8 +3,8 @@
     python -m benchmarks.targets MODEL PROFILE --max-bytes 60MB,78MB --latencies T1.json --latencies T2.json -o DIR
 
 ``bitwright latency --target TARGET -o FILE`` makes the tables; this machine must run the code of every target. A plan
-is the fastest to decode at no more than 1.1 times the least predicted divergence (the strategy ``fastest``). Artifacts
-are timed in turns, so that a slow minute of the machine hits all of them; ratios are taken within a round. Weights are
+is the fastest to decode at no more than 1.1 times the least predicted divergence (``bitwright study``). Artifacts are
+timed in turns, so that a slow minute of the machine hits all of them; ratios are taken within a round. Weights are
 rounded to nearest: speed does not depend on codes.
 """
 
@@ -54,7 +54,7 @@ def measure(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
     """Each call's result of every round, after one that does not count; the order changes from round to round."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
-        names = list(calls) if number % 2 else list(reversed(calls))
+        names = list(calls) if number % 2 else list(calls)[::-1]
         for name in names:
             figure = calls[name]()
             if number:
@@ -135,6 +135,7 @@ def main(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for plans and artifacts, and to go on in.")],
     latencies: Annotated[list[Path], typer.Option(help="Table of a target; once for each.")],
     targets: Annotated[str, typer.Option(help="Targets, with commas.")] = "native,avx2",
+    strategy: Annotated[str, typer.Option(help="fastest, or fastest-matrix, which compiles sooner.")] = "fastest",
     rounds: Annotated[int, typer.Option(help="Rounds of all artifacts in turns.")] = 9,
     threads: Annotated[int | None, typer.Option("--threads", "-t")] = None,
     compile_only: Annotated[bool, typer.Option(help="Stop before anything is timed.")] = False,
@@ -143,7 +144,7 @@ def main(
     request = StudyRequest(
         model,
         budgets,
-        strategies=("fastest",),
+        strategies=(strategy,),
         targets=tuple(targets.split(",")),
         profiles=(profile,),
         latencies=tuple(latencies),

@@ -24,8 +24,8 @@ from bitwright.storage import cache_bytes_per_token, weights_file_bytes
 
 Doubles = npt.NDArray[np.float64]
 
-MAX_RUNS = 4
-"""Runs of a matrix at most: more hardly lower the loss, and each costs names in the file and a step in the kernel."""
+MAX_RUNS = 3
+"""Runs of a matrix at most: more hardly lower the loss, and every combination of runs is code of its own."""
 
 EXACT_ROUNDS = 6
 """Times that sums over the choices are corrected by what the whole plan takes, until it meets its bytes and times."""
@@ -55,17 +55,21 @@ class Settings:
     factors: Mapping[str, float | Doubles] = field(default_factory=dict)
 
 
-def settings_for(profile: Profile, budgets: Budgets, grain: str, table: Path | None = None) -> Settings:
+def settings_for(
+    profile: Profile, budgets: Budgets, grain: str, table: Path | None = None, max_runs: int = MAX_RUNS
+) -> Settings:
     """Settings from the names that users write.
 
     Raises:
-        UsageError: no grain has the name.
+        UsageError: no grain has the name, or a matrix would have no run.
         UnsupportedError, InputError: the latency table that was named knows nothing of the model, or is damaged.
     """
     if grain not in ("tile", "matrix"):
         raise UsageError(f"'{grain}' is not a grain", where="--grain", limit="tile or matrix")
+    if max_runs < 1:
+        raise UsageError(f"{max_runs} runs of a matrix", where="--max-runs", limit="at least 1")
     latencies = latencies_for(profile.header, budgets, table)
-    return Settings("tile" if grain == "tile" else "matrix", latencies=latencies)
+    return Settings("tile" if grain == "tile" else "matrix", max_runs, latencies=latencies)
 
 
 def latencies_for(header: ProfileHeader, budgets: Budgets, file: Path | None = None) -> Latencies | None:

@@ -45,8 +45,9 @@ CACHES = ("k16v16", *(f"k{bits}g32v{bits}g32" for bits in (8, 6, 5, 4, 3, 2)))
 ANCHOR_CACHES = "k16v16"
 PROMPT_SIZES = (DEFAULT_CHUNK // 4, DEFAULT_CHUNK)
 CONTEXTS = (256, 2 * DEFAULT_CONTEXT)
-ANCHOR_SCHEMES = ("u2g32a8", DEFAULT_SCHEME, "u8g32a8")
-"""Of whole models that are measured: the smallest and the largest that plans come to, and one between."""
+ANCHOR_SCHEMES = ("u2g32a8", "u3g32a8", DEFAULT_SCHEME, "u8g32a8")
+"""Of whole models that are measured: the smallest and the largest that plans come to, and closest where the last cache
+level holds a part of the weights that changes with their number."""
 
 ANCHOR_CONTEXT = 2 * DEFAULT_CONTEXT + DEFAULT_CHUNK
 BATCH = 1024

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import UsageError
+from bitwright.rotated_parts import Part
 from bitwright.study.cell import Cell, Measurements
 from bitwright.study.request import Stage, StudyRequest
 from bitwright.target import Target
@@ -34,7 +35,7 @@ class Laboratory:
         digest: of the canonical model.
         quantizer: how weights become codes.
         calibration: folder that keeps what it calibrated on; ``codes``: folder that keeps codes it made for a profile.
-        equalise, weigh_tokens: as the profile was made.
+        rotate, equalise, weigh_tokens: as the profile was made.
         model: read when something must be compiled or compared, once.
     """
 
@@ -44,6 +45,7 @@ class Laboratory:
     quantizer: QuantizerName
     calibration: Path
     codes: Path | None
+    rotate: tuple[Part, ...]
     equalise: bool
     weigh_tokens: bool
     tell: Tell
@@ -61,6 +63,7 @@ class Laboratory:
             desk.quantizer,
             profile.folder / "calibration",
             desk.codes(profile),
+            rotate=profile.header.rotated,
             equalise=calibrates and bool(profile.header.equalised),
             weigh_tokens=calibrates and profile.header.weighed,
             tell=desk.tell,
@@ -103,6 +106,7 @@ class Laboratory:
             "schemes": cell.digest,
             "target": Target.parse(cell.target).fingerprint,
             "quantizer": self.quantizer,
+            "rotate": list(self.rotate),
             "equalise": self.equalise,
             "weigh_tokens": self.weigh_tokens,
             "calibration": None if request.calibration is None else _sha256(request.calibration),
@@ -136,6 +140,7 @@ class Laboratory:
             quantizer=self.quantizer,
             calibration=self.request.calibration if calibrates else None,
             calibration_cache=self.calibration if calibrates else None,
+            rotate=self.rotate,
             equalise=self.equalise,
             weigh_tokens=self.weigh_tokens,
             codes=self.codes,

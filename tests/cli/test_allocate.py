@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Command
 
 from bitwright.plan import Plan
 from bitwright.profiling import ProfileOptions, profile_model
 from tests.canonical_model import Shape, decoder
+from tests.cli.conftest import Command
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,9 @@ ELEMENTWISE = Tolerance(5e-7, 5e-7)
 ATTENTION = Tolerance(1e-5, 1e-5)
 """Scores up to 20 carry 1e-6 absolute error each, which the exponential turns into relative error of weights."""
 
-ROUNDED_WEIGHTS = Tolerance(5e-4, 1e-5)
+ROUNDED_WEIGHTS = Tolerance(6e-4, 1e-5)
 """Weights are rounded to steps of (largest of the chunk) / 16383, coarser where scales differ: by up to 2e-5 each, in
-random directions, which over 300 tokens with values up to 5 adds to 4e-4."""
+random directions, which over 300 tokens with values up to 5 adds to 4e-4, and at two bits once to 5.7e-4."""
 
 WORDS = Tolerance(2e-3, 1e-5)
 """Queries and keys are rounded to multiples of 2**-13.5 of their largest element (a head of 64): with elements up to 8

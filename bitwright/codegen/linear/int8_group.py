@@ -94,7 +94,7 @@ def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
         offset: an int (symmetric schemes: known while building) or int32 x lanes.
     """
     if isinstance(offset, int):
-        return total + dot.spread(activation_sum * T.int32(offset)) if offset else total
+        return total + dot.scaled(activation_sum, offset) if offset else total
     return total + offset * dot.spread(activation_sum)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.layout import INPUT_MULTIPLE, PackedLayout
+from bitwright.codegen.layout import INPUT_MULTIPLE, MAX_BLOCKS, PackedLayout
 from bitwright.codegen.linear.spec import LinearSpec
 from bitwright.errors import UsageError
 
@@ -31,6 +31,7 @@ class LinearSchedule:
         span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
         rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
         depth: most inputs that prefill unpacks at a time (at least a group).
+        lookup: prefill looks products of scales up, where target and activations allow it (``scale_table``).
     """
 
     prefetch: int = 0
@@ -39,6 +40,7 @@ class LinearSchedule:
     rows: int = 3
     columns: int = 4
     depth: int = 512
+    lookup: bool = True
 
     def __post_init__(self) -> None:
         if self.prefetch < 0 or self.prefetch % 64 or self.chain < 1 or self.span % INPUT_MULTIPLE or self.span < 1:
@@ -53,9 +55,14 @@ class LinearSchedule:
         """The longest span of at most ``span`` inputs that divides a group."""
         return next(n for n in range(min(self.span, group), 0, -INPUT_MULTIPLE) if group % n == 0)
 
-    def fitting_groups(self, layout: PackedLayout) -> int:
-        """The most groups of at most ``depth`` inputs together that divide those of a row; one at least."""
-        most = min(max(self.depth // layout.group, 1), layout.groups)
+    def fitting_groups(self, layout: PackedLayout, columns: int = MAX_BLOCKS) -> int:
+        """The most groups of at most ``depth`` inputs together that divide those of a row; one at least.
+
+        Args:
+            columns: vectors of outputs that are unpacked together; of more than a tile has, fewer inputs.
+        """
+        depth = self.depth * MAX_BLOCKS // max(columns, MAX_BLOCKS)
+        most = min(max(depth // layout.group, 1), layout.groups)
         return next(n for n in range(most, 0, -1) if layout.groups % n == 0)
 
 
@@ -69,7 +76,9 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
         return LinearSchedule()
     if spec.rows is None:
         rows, columns = _register_block(spec, isa)
-        return LinearSchedule(rows=rows, columns=columns)
+        # A table of scales shares the nearest cache with the unpacked codes.
+        depth = 288 if isa.scale_exponent and spec.scheme.terms == 1 else LinearSchedule.depth
+        return LinearSchedule(rows=rows, columns=columns, depth=depth)
     return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 0)
 
 
@@ -112,6 +121,7 @@ def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     return {
         "rows": _ROWS,
         "columns": columns,
+        **({"lookup": (False, True)} if isa.scale_exponent and spec.scheme.terms == 1 else {}),
         **({"depth": tuple(sorted(depths.values()))} if len(depths) > 1 else {}),
     }
 

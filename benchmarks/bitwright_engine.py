@@ -26,6 +26,7 @@ class BitwrightEngine:
             raise SystemExit(f"{artifact} holds {self._session.context} positions; these tests need {context}")
         self.vocab = self._session.vocab
         self.weight_bytes = self._session.manifest.files["weights.safetensors"].bytes
+        self.cache_bytes_per_token = self._session.manifest.interface.cache_bytes_per_token
         self._version = bitwright.__version__
         self._logits = np.empty(0, np.float32)
 
@@ -44,4 +45,9 @@ class BitwrightEngine:
 
     @property
     def description(self) -> dict[str, str]:
-        return {"name": "bitwright", "package": f"bitwright {self._version}", "features": ""}
+        return {
+            "name": "bitwright",
+            "package": f"bitwright {self._version}",
+            "features": "",
+            "cache_bytes_per_token": str(self.cache_bytes_per_token),
+        }

@@ -3,11 +3,13 @@
     python -m benchmarks.decode_attention --tokens 2048 --mib 192 k16,v16 k8g32,v8g32 k4g32,v4g32
 
 One call stands for many layers: as many key/value heads as fill ``--mib``, so that nothing is found in a cache.
+Queries, keys and values are normally distributed: the kernel spends less on chunks without outstanding weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -15,14 +17,19 @@ from typing import Any
 
 import numpy as np
 import tvm_ffi
+from numpy.typing import NDArray
 
 from bitwright.autotune.bandwidth import build_read_bandwidth, measure_read_bandwidth
 from bitwright.codegen.attention import AttentionSpec, build_attention
 from bitwright.codegen.builder import build, host_features, read_host_target
 from bitwright.codegen.cache import CacheSpec
+from bitwright.codegen.cache_layout import PackedCache
 from bitwright.codegen.isa import select_isa
+from bitwright.codegen.layout import TensorSpec
+from bitwright.codegen.reference.cache import pack
 from bitwright.runtime.arrays import aligned_zeros
 from bitwright.scheme import CacheScheme
+from bitwright.target import Target
 
 ROUNDS = 5
 
@@ -36,20 +43,26 @@ def spec_of(pair: str, heads: int, options: argparse.Namespace, threads: int) ->
     return AttentionSpec(options.group * heads, cache, width**-0.5, rows=1, isa=isa, threads=threads)
 
 
+def cached(tensor: TensorSpec, layout: PackedCache | None, rng: np.random.Generator) -> NDArray[Any]:
+    """A cache full of normally distributed rows, the same in every head."""
+    array = aligned_zeros(tensor.shape, tensor.dtype)
+    if layout is None:
+        array[:] = rng.standard_normal(tensor.shape[1:])
+        return array
+    rows = rng.standard_normal((layout.capacity, 1, layout.width)).astype("float32")
+    array[:] = pack(rows, dataclasses.replace(layout, heads=1))
+    return array
+
+
 def attention_call(spec: AttentionSpec, tokens: int) -> Callable[[], Any]:
-    """The compiled kernel, bound to random tensors: codes and scales of any value take the same time."""
-    rng = np.random.default_rng(0)
-    query = aligned_zeros((1, spec.heads * spec.cache.head_dim), "float32")
+    """The kernel as sessions compile it, bound to such caches."""
+    rng, cache = np.random.default_rng(0), spec.cache
+    query = aligned_zeros((1, spec.heads * cache.head_dim), "float32")
     query[:] = rng.standard_normal(query.shape)
-    arrays = [query]
-    for tensor in (spec.cache.keys, spec.cache.values):
-        array = aligned_zeros(tensor.shape, tensor.dtype)
-        # High bytes below 60 keep scales finite.
-        array[:] = rng.integers(0, 60, array.shape[-1:]) if tensor.dtype == "uint8" else 0.5
-        arrays.append(array)
+    arrays = [query, cached(cache.keys, cache.packed_keys, rng), cached(cache.values, cache.packed_values, rng)]
     arguments: list[Any] = [tvm_ffi.from_dlpack(array) for array in arrays]
-    result = tvm_ffi.from_dlpack(aligned_zeros((1, spec.heads * spec.cache.value_dim), "float32"))
-    kernel = build(build_attention(spec), read_host_target())[spec.name]
+    result = tvm_ffi.from_dlpack(aligned_zeros((1, spec.heads * cache.value_dim), "float32"))
+    kernel = build(build_attention(spec), Target.parse("native").tvm())[spec.name]
     return lambda: kernel(*arguments, tokens - 1, result)
 
 

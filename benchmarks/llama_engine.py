@@ -16,17 +16,22 @@ BATCH = 512
 """Tokens per llama_decode call in a prompt; llama-bench's default micro-batch."""
 
 
+CACHE_TYPES = {"f16": ("GGML_TYPE_F16", 2.0), "q8_0": ("GGML_TYPE_Q8_0", 34 / 32), "q4_0": ("GGML_TYPE_Q4_0", 18 / 32)}
+"""Cache formats: the constant, and bytes per element."""
+
+
 class LlamaEngine:
-    """One model in one context, as llama-bench sets it up: no GPU, automatic flash attention, an f16 cache.
+    """One model in one context, as llama-bench sets it up: no GPU, automatic flash attention.
 
     Args:
         model: GGUF file.
         threads: for prompts and for decoding.
         context: positions the cache is allocated for.
+        cache: one of ``CACHE_TYPES``; with quantized ones flash attention is on, which they need.
         exact: keep the cache in f32 and attention unfused, for comparing logits.
     """
 
-    def __init__(self, model: Path, threads: int, context: int, exact: bool = False) -> None:
+    def __init__(self, model: Path, threads: int, context: int, cache: str = "f16", exact: bool = False) -> None:
         llama_cpp: Any = llama_library()
         self._lib = llama_cpp
         model_params = llama_cpp.llama_model_default_params()
@@ -37,6 +42,10 @@ class LlamaEngine:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, BATCH, BATCH
         params.n_threads = params.n_threads_batch = threads
+        kind, element_bytes = CACHE_TYPES[cache]
+        params.type_k = params.type_v = getattr(llama_cpp, kind)
+        if cache != "f16":
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         if exact:
             params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -44,6 +53,9 @@ class LlamaEngine:
         if not self._context:
             raise SystemExit(f"llama.cpp cannot create a context of {context} positions for {model}")
         self.vocab = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
+        width = llama_cpp.llama_model_n_embd(self._model) // llama_cpp.llama_model_n_head(self._model)
+        elements = 2 * width * llama_cpp.llama_model_n_head_kv(self._model) * llama_cpp.llama_model_n_layer(self._model)
+        self.cache_bytes_per_token = int(elements * element_bytes)
         self.weight_bytes = int(llama_cpp.llama_model_size(self._model))
 
     def __enter__(self) -> LlamaEngine:
@@ -85,4 +97,5 @@ class LlamaEngine:
             "name": "llama.cpp",
             "package": f"llama-cpp-python {self._lib.__version__}",
             "features": self._lib.llama_print_system_info().decode().strip(" |"),
+            "cache_bytes_per_token": str(self.cache_bytes_per_token),
         }

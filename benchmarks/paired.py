@@ -26,12 +26,14 @@ class Contestant:
         engine: a key of ``benchmarks.worker.ENGINES``.
         path: of the model.
         packages: folder put first on the worker's PYTHONPATH.
+        cache: format of the key/value cache, for engines that let one choose.
     """
 
     label: str
     engine: str
     path: Path
     packages: Path | None = None
+    cache: str = ""
 
 
 @dataclass
@@ -44,9 +46,10 @@ class Worker:
     description: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Worker:
+        cache = [self.contestant.cache] if self.contestant.cache else []
         command = [sys.executable, "-m", "benchmarks.worker", self.contestant.engine, str(self.contestant.path)]
         self._process = subprocess.Popen(
-            [*command, str(self.threads), str(self.context)],
+            [*command, str(self.threads), str(self.context), *cache],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -81,6 +84,10 @@ class Worker:
     def tokens_per_second(self, test: Row) -> float:
         answer = self._ask({"test": test.name, "depth": test.depth})
         return float(answer["tokens"]) / float(answer["seconds"])
+
+    def sweep(self, depths: Sequence[int], tokens: int) -> list[float]:
+        """Tokens per second at each of ascending depths, over ``tokens`` decoded tokens."""
+        return [tokens / float(seconds) for seconds in self._ask({"sweep": list(depths), "tokens": tokens})["seconds"]]
 
     def logits(self, ids: Sequence[int]) -> list[float]:
         """Logits behind the last of ``ids``."""

@@ -1,8 +1,9 @@
-"""One contestant in a process of its own: `python -m benchmarks.worker ENGINE PATH THREADS CONTEXT`.
+"""One contestant in a process of its own: `python -m benchmarks.worker ENGINE PATH THREADS CONTEXT [CACHE]`.
 
 Engines with different thread pools in one process disturb each other. A worker loads its model once, then answers one
 JSON request a line: ``{"test": "pp512", "depth": 0}`` with ``{"seconds": x, "tokens": n}``, ``{"logits": [ids]}`` with
-the logits behind the last of the ids; the first line it writes describes it.
+the logits behind the last of the ids, ``{"sweep": [depths], "tokens": n}`` with ``{"seconds": [x, ...]}``, of n tokens
+at each depth; the first line it writes describes it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ENGINES = {
     "onnxruntime": "benchmarks.onnx_engine:OnnxEngine",
     "openvino": "benchmarks.openvino_engine:OpenVinoEngine",
 }
-"""Where each engine's class is; made from (path, threads, context)."""
+"""Where each engine's class is; made from (path, threads, context), and a cache format where one is given."""
 
 SETTLE_SECONDS = 0.1
 """After this the threads of the contestant before have stopped to wait for work in a loop."""
@@ -97,6 +98,23 @@ def run_test(engine: Engine, test: Row, random: np.random.Generator) -> float:
     return time.perf_counter() - start
 
 
+def run_sweep(engine: Engine, depths: list[int], tokens: int, random: np.random.Generator) -> list[float]:
+    """Seconds of ``tokens`` decoded tokens at each of ascending depths, in one context that prompts fill in between."""
+    ids: list[int] = random.integers(0, engine.vocab, depths[-1] + tokens).tolist()
+    warm_up(engine)
+    engine.reset()
+    seconds, filled = [], 0
+    for depth in depths:
+        if depth > filled:
+            engine.prefill(ids[filled:depth])
+        filled = depth + tokens
+        start = time.perf_counter()
+        for token in ids[depth:filled]:
+            engine.decode(token)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
 def last_logits(engine: Engine, ids: list[int]) -> list[float]:
     """Logits behind the last of ``ids``, which is decoded alone, so that both paths of the engine take part."""
     engine.reset()
@@ -114,17 +132,20 @@ def serve(engine: Engine, requests: TextIO, answer: Callable[[dict[str, object]]
         if "logits" in request:
             answer({"logits": last_logits(engine, request["logits"])})
             continue
+        if "sweep" in request:
+            answer({"seconds": run_sweep(engine, request["sweep"], request["tokens"], random)})
+            continue
         test = Row.parse(request["test"], request["depth"])
         answer({"seconds": run_test(engine, test, random), "tokens": test.tokens})
 
 
 def main() -> None:
-    kind, path, threads, context = sys.argv[1:]
+    kind, path, threads, context, *cache = sys.argv[1:]
     # Native libraries print on stdout too; the protocol gets a descriptor of its own.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     module, name = ENGINES[kind].split(":")
-    engine: Engine = getattr(importlib.import_module(module), name)(Path(path), int(threads), int(context))
+    engine: Engine = getattr(importlib.import_module(module), name)(Path(path), int(threads), int(context), *cache)
     serve(engine, sys.stdin, lambda answer: print(json.dumps(answer), file=answers))
 
 

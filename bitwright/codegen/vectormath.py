@@ -17,7 +17,7 @@ from bitwright.codegen.builder import Registers, load, loop, stack, store, vecto
 LOWEST = -3.4028234e38
 """Most negative finite float32: a masked score. Finite, so that differences of two masked scores are not NaN."""
 
-_LOG2E = 1.4426950408889634
+LOG2E = 1.4426950408889634
 _LN2_HIGH = 0.693359375
 _LN2_LOW = -2.12194440e-4
 _ROUND = 12582912.0  # 1.5 * 2**23: adding it rounds to an integer that stands in the low mantissa bits
@@ -124,7 +124,7 @@ def exp(value: Any, lanes: int, *, nonpositive: bool = False) -> Any:
     clamped = hold(T.Select(x < low, low, x))  # Select keeps NaN: the comparison is false
     if not nonpositive:
         clamped = hold(T.Select(clamped > high, high, clamped))
-    shifted = hold(clamped * splat(_LOG2E, lanes) + splat(_ROUND, lanes))
+    shifted = hold(clamped * splat(LOG2E, lanes) + splat(_ROUND, lanes))
     # The rounded integer is read from the bits: TVM would cancel adding and subtracting the constant, and a float to
     # integer conversion is undefined for NaN.
     integer = hold(T.reinterpret(shifted, dtype=vector("int32", lanes)) - _int_splat(_ROUND_BITS, lanes))
@@ -161,7 +161,7 @@ def silu(value: Any, lanes: int) -> Any:
     x = hold(value)
     low = splat(_SILU_LOW, lanes)
     clamped = hold(T.Select(x < low, low, x))  # Select keeps NaN
-    return clamped / (splat(1.0, lanes) + exp2(clamped * splat(-_LOG2E, lanes), lanes, fine=True))
+    return clamped / (splat(1.0, lanes) + exp2(clamped * splat(-LOG2E, lanes), lanes, fine=True))
 
 
 def tanh(value: Any, lanes: int) -> Any:

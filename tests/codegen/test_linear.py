@@ -120,6 +120,13 @@ def test_float_weights_take_any_number_of_inputs(inputs: int, rows: int | None) 
     check(AVX2, LinearSpec(24, inputs, LinearScheme.parse("f16"), rows=rows), rows or 7)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("outputs", [8, 16, 101, 192])  # tiles of one to four vectors
+@pytest.mark.parametrize("scheme", FLOAT)
+def test_float_weights_fill_tiles_of_any_number_of_vectors(outputs: int, scheme: str) -> None:
+    for isa in (AVX2, AVX512VNNI):
+        check(isa, LinearSpec(outputs, 40, LinearScheme.parse(scheme)), 7)
+
+
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
 @pytest.mark.parametrize("name", ["c2g32a8", "c6g32a8"])
 def test_extreme_codebooks_do_not_saturate(name: str, rows: int | None) -> None:

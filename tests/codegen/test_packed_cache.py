@@ -21,7 +21,7 @@ from bitwright.errors import UnsupportedError
 from bitwright.scheme import BITS, CacheScheme
 
 from .harness import assert_close, call, empty
-from .tolerances import ATTENTION, ROUNDED_WEIGHTS, WORDS
+from .tolerances import ATTENTION, WORDS, rounded_weights
 
 HEADS, WIDTH, CAPACITY = 3, 64, 336
 
@@ -158,7 +158,8 @@ def check(spec: AttentionSpec, pos: int, n: int, seed: int = 0) -> None:
     if spec.rows is None and multiplies_integers(spec):
         assert_close(y, expected, WORDS)
         return
-    assert_close(y, expected, ATTENTION if spec.rows is None or cache.value.is_float else ROUNDED_WEIGHTS)
+    exact = spec.rows is None or cache.value.is_float
+    assert_close(y, expected, ATTENTION if exact else rounded_weights(cache.value.bits))
 
 
 def spec_of(heads: int, cache: CacheSpec, **options: Any) -> AttentionSpec:

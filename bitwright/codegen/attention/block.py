@@ -128,10 +128,7 @@ class Keys:
         value: (token, offset, lanes) -> float32 lanes of a value row.
         prepare: (first, end) -> None: emits what makes keys and values ``first .. end-1``, a chunk, readable.
         ahead: prefetches, for kernels that wait for memory; None for those that compute.
-        score: (block, first, tokens) -> None: computes the scores of a chunk, instead of products with ``key``.
-        accumulate: (block, first, tokens, known) -> None: adds the weighted values of a chunk whose first ``known``
-            tokens exist, instead of those of ``value``.
-        align: a chunk's ``first`` is a multiple of it; whole runs of so many tokens are scored and accumulated.
+        align: a chunk's ``first`` is a multiple of it; whole runs of so many tokens are scored.
     """
 
     key: Callable[[Any, Any, int, int], Any]
@@ -139,8 +136,6 @@ class Keys:
     value: Callable[[Any, Any, int], Any]
     prepare: Callable[[Any, Any], None] | None = None
     ahead: Ahead | None = None
-    score: Callable[[Block, Any, Any], None] | None = None
-    accumulate: Callable[[Block, Any, Any, Any], None] | None = None
     align: int = BLOCK
 
 
@@ -156,17 +151,22 @@ class Range:
 
 
 class Block:
-    """State of one block in local memory and the code that advances it. Make it inside the loop that owns it."""
+    """State of one block in local memory and the code that advances it. Make it inside the loop that owns it.
 
-    def __init__(self, tile: Tile, head_dim: int, value_dim: int, scale: float, softcap: float) -> None:
-        self.tile, self.head_dim, self.value_dim, self.softcap = tile, head_dim, value_dim, softcap
+    ``unit``: scores are kept in this unit, that is, multiplied by it.
+    """
+
+    def __init__(
+        self, tile: Tile, head_dim: int, value_dim: int, scale: float, softcap: float, unit: float = 1.0
+    ) -> None:
+        self.tile, self.head_dim, self.value_dim, self.softcap, self.unit = tile, head_dim, value_dim, softcap, unit
         # With softcap the query carries scale / softcap, and the scores are multiplied by softcap after the tanh.
-        self.query_scale = scale / softcap if softcap else scale
+        self.query_scale = scale / softcap if softcap else scale * unit
         total = tile.groups * tile.rows
         self.query = T.alloc_buffer((tile.groups, head_dim, tile.rows), "float32")
         self.scores = T.alloc_buffer((total, tile.chunk), "float32")
-        self.top = T.alloc_buffer((total,), "float32")
-        self.peak = T.alloc_buffer((total,), "float32")
+        self.padded = -(-total // tile.lanes) * tile.lanes
+        self.top = T.alloc_buffer((self.padded,), "float32")
         self.total = T.alloc_buffer((total,), "float32")
         self.output = T.alloc_buffer((total, value_dim), "float32")
 
@@ -186,7 +186,7 @@ class Block:
         return groups
 
     def clear(self, rows: Any) -> Any:
-        """Start ``rows`` rows whose scores the keys compute by themselves; returns the register tiles in use."""
+        """Forget what ``rows`` rows have seen; returns the register tiles in use."""
         tile = self.tile
         groups = T.Bind(ceildiv(rows, tile.rows))
         with loop(groups * tile.rows) as r:
@@ -204,24 +204,19 @@ class Block:
         tokens = T.Bind(blocks * BLOCK)
         if keys.prepare is not None:
             keys.prepare(first, end)
-        if keys.score is not None:
-            keys.score(self, first, tokens)
-        else:
-            self._score(keys, groups, first, blocks, end)
+        self.score(keys, groups, first, blocks, end)
         if self.softcap:
             self._cap(rows, tokens)
         self._mask(rows, allowed, first, tokens)
         with loop(rows) as r:
-            self._softmax(r, tokens, keys.accumulate is not None)
-        if keys.accumulate is not None:
-            keys.accumulate(self, first, tokens, end - first)
-            return
+            self._softmax(r, tokens)
         read_from: Any = T.int64(0)
         if allowed.first is not None:
             read_from = T.Bind(T.max(allowed.first(T.int64(0)) - first, T.int64(0)))
-        self._accumulate(keys, groups, first, read_from, end - first, allowed.end(rows - 1) - 1)
+        self.accumulate(keys, groups, first, read_from, end - first, allowed.end(rows - 1) - 1)
 
-    def _score(self, keys: Keys, groups: Any, first: Any, blocks: Any, end: Any) -> None:
+    def score(self, keys: Keys, groups: Any, first: Any, blocks: Any, end: Any) -> None:
+        """Scores of ``blocks`` blocks of 16 keys from ``first`` on; values before ``end`` may be asked for."""
         tile, lanes = self.tile, self.tile.lanes
         first_block = T.Bind(T.floordiv(first, T.int64(BLOCK)))
         per_block = BLOCK // lanes
@@ -275,7 +270,8 @@ class Block:
         lanes = self.tile.lanes
         with loop(rows) as r, loop(T.floordiv(tokens, T.int64(lanes))) as step:
             at = [r, step * lanes]
-            store(self.scores, tanh(load(self.scores, at, lanes), lanes) * splat(self.softcap, lanes), at, lanes)
+            capped = tanh(load(self.scores, at, lanes), lanes) * splat(self.softcap * self.unit, lanes)
+            store(self.scores, capped, at, lanes)
 
     def _mask(self, rows: Any, allowed: Range, first: Any, tokens: Any) -> None:
         """Overwrite scores outside the rows' ranges; most chunks lie inside all of them and skip this."""
@@ -294,8 +290,8 @@ class Block:
                     value = T.Select(index >= T.broadcast(begin, lanes), value, splat(LOWEST, lanes))
                 store(self.scores, value, [r, step * lanes], lanes)
 
-    def _softmax(self, r: Any, tokens: Any, with_peak: bool) -> None:
-        """Scores to probabilities (not yet divided by their sum); ``with_peak`` stores the largest of them."""
+    def _softmax(self, r: Any, tokens: Any) -> None:
+        """Scores to probabilities (not yet divided by their sum)."""
         lanes = self.tile.lanes
         steps = T.Bind(T.floordiv(tokens, T.int64(lanes)))
         state = Registers(1, vector("float32", lanes))
@@ -304,8 +300,6 @@ class Block:
             state[0] = T.max(state[0], load(self.scores, [r, step * lanes], lanes))
         highest = hold(reduce_lanes(state[0], lanes, maximum))
         top = hold(T.max(highest, self.top[r]))
-        if with_peak:
-            T.buffer_store(self.peak, exp(highest - top, 1, nonpositive=True), [r])
         keep = exp(self.top[r] - top, 1, nonpositive=True)
         state[0] = splat(0.0, lanes)
         with loop(steps) as step:
@@ -321,7 +315,7 @@ class Block:
         with T.If(keep < T.float32(1)), T.Then():
             for_spans(self.value_dim, lanes, fade)
 
-    def _accumulate(self, keys: Keys, groups: Any, first: Any, begin: Any, end: Any, last: Any) -> None:
+    def accumulate(self, keys: Keys, groups: Any, first: Any, begin: Any, end: Any, last: Any) -> None:
         """Add the weighted values of tokens ``first + begin .. first + end - 1``; ``last``: the block's last key."""
         pieces = spans(self.value_dim, self.tile.lanes)
         step = self.tile.value_vectors

@@ -11,7 +11,8 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.attention.block import Ahead, Block, Keys, Range, Tile, ceildiv
+from bitwright.codegen.attention.block import Ahead, Keys, Range, Tile, ceildiv
+from bitwright.codegen.attention.decode_block import DecodeBlock
 from bitwright.codegen.attention.integer_keys import IntegerKeys
 from bitwright.codegen.attention.integer_values import IntegerValues
 from bitwright.codegen.attention.source import align_down
@@ -19,9 +20,10 @@ from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.builder import Registers, load, loop, prefetch, store, vector
 from bitwright.codegen.cache import BLOCK, CacheSpec
 from bitwright.codegen.cache_layout import TOKENS
+from bitwright.codegen.cache_read import Blocks
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.team import THREADS, Phase, TeamKernel, share
-from bitwright.codegen.vectormath import LOWEST, exp, for_spans, hold, load_float, spans, splat
+from bitwright.codegen.vectormath import LOWEST, exp2, for_spans, hold, load_float, spans, splat
 
 CHUNK = 64
 """Keys of a chunk. Small enough that its keys and values and the prefetched next ones share L1: measured, 64 beats 128
@@ -69,23 +71,26 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
     allowed = Range(end=lambda _: end, first=(lambda _: seen) if spec.window else None)
     run_start, run_end = (T.Bind(bound) for bound in share(chunks * cache.kv_heads, thread, threads))
     slot = T.int64(thread) if isinstance(thread, int) else thread
-    block = Block(tile, cache.head_dim, cache.value_dim, spec.scale, spec.softcap)
+    align = BLOCK if cache.is_float else TOKENS
+    block = DecodeBlock(tile, cache, spec.scale, spec.softcap, align, relative=not cache.value.is_float)
     reader = _Reader(spec, buffers, tile)
     with loop(cache.kv_heads) as head:
         start = T.Bind(T.max(run_start - head * chunks, T.int64(0)))
         stop = T.Bind(T.min(run_end - head * chunks, chunks))
         with T.If(start < stop):
             with T.Then():
-                groups = reader.start(block, head)
-                keys = reader.keys(head)
+                block.begin()
+                first_block = T.Bind(T.floordiv(origin, T.int64(TOKENS)))
+                last_block = ceildiv(T.min(origin + stop * tile.chunk, end), TOKENS)
+                next_head = T.if_then_else(run_end > (head + 1) * chunks, head + 1, head)
+                reader.start(block, Blocks(head, T.Bind(next_head), first_block, T.Bind(last_block)))
                 with loop(stop - start, start=start) as chunk:
                     first = T.Bind(origin + chunk * tile.chunk)
-                    reader.more = chunk + 1 < stop
-                    block.visit(keys, T.int64(group), groups, allowed, first, T.min(first + tile.chunk, end))
+                    block.advance(reader, reader, allowed, first, T.min(first + tile.chunk, end))
                 with loop(group) as r:
                     at = T.Bind(head * group + r)
                     T.buffer_store(buffers["tops"], block.top[r], [slot, at])
-                    T.buffer_store(buffers["totals"], block.total[r], [slot, at])
+                    T.buffer_store(buffers["totals"], block.sum_of(r), [slot, at])
 
                     def keep(offset: Any, n: int) -> None:
                         value = load(block.output, [r, offset], n)
@@ -107,44 +112,52 @@ def _chunk(cache: CacheSpec) -> int:
 
 
 class _Reader:
-    """How a thread reads the caches: packed ones by byte dot products, float ones as floats.
-
-    ``more`` says whether the thread goes on with the head's next chunk.
-    """
+    """How a thread reads the caches of one head: packed ones by byte dot products, float ones as floats."""
 
     def __init__(self, spec: AttentionSpec, buffers: Mapping[str, Any], tile: Tile) -> None:
         self.spec, self.buffers = spec, buffers
-        self.more: Any = None
+        self._run: Any = None
         cache, isa = spec.cache, spec.isa
         packed_keys, packed_values = cache.packed_keys, cache.packed_values
         self._keys = None if packed_keys is None else IntegerKeys(packed_keys, buffers["k_cache"], tile, isa)
         self._values = None if packed_values is None else IntegerValues(packed_values, buffers["v_cache"], tile, isa)
 
-    def start(self, block: Block, head: Any) -> Any:
-        """Start the rows of a head's query group; returns the register tiles in use."""
+    def start(self, block: DecodeBlock, run: Blocks) -> None:
+        """Start the rows of the query group of ``run.head``."""
         spec, q, width = self.spec, self.buffers["q"], self.spec.cache.head_dim
-        first = T.Bind(head * spec.group)
+        self._run = run
+        first = T.Bind(run.head * spec.group)
         if self._keys is None:
-            return block.start(T.int64(spec.group), lambda r, d: q[0, (first + r) * width + d])
-        self._keys.start(spec.group, block.query_scale, lambda r, d, n: load(q, [0, (first + r) * width + d], n))
-        return block.clear(T.int64(spec.group))
+            block.start(T.int64(spec.group), lambda r, d: q[0, (first + r) * width + d])
+        else:
+            self._keys.start(spec.group, block.query_scale, lambda r, d, n: load(q, [0, (first + r) * width + d], n))
 
-    def keys(self, head: Any) -> Keys:
+    def score(self, block: DecodeBlock, first: Any, tokens: Any) -> None:
+        if self._keys is not None:
+            self._keys.score(block, self._run, first, tokens)
+            return
+        end = T.min(first + tokens, self.buffers["pos"] + 1)
+        block.score(self._floats(), T.int64(block.tile.groups), first, T.floordiv(tokens, T.int64(BLOCK)), end)
+
+    def accumulate(self, block: DecodeBlock, first: Any, tokens: Any, known: Any) -> None:
+        if self._values is not None:
+            self._values.accumulate(block, self._run, first, tokens, known)
+            return
+        block.fade_outputs()
+        last = self.buffers["pos"]
+        read_from: Any = T.int64(0)
+        if self.spec.window:
+            read_from = T.Bind(T.max(last + 1 - self.spec.window - first, T.int64(0)))
+        block.accumulate(self._floats(), T.int64(block.tile.groups), first, read_from, known, last)
+
+    def _floats(self) -> Keys:
         cache, k_cache, v_cache = self.spec.cache, self.buffers["k_cache"], self.buffers["v_cache"]
-        keys, values = self._keys, self._values
-
-        def accumulate(block: Block, first: Any, tokens: Any, known: Any) -> None:
-            assert values is not None
-            values.accumulate(block, head, first, tokens, known, self.more)
-
+        head = self._run.head
         return Keys(
             key=lambda b, d, lane, n: load_float(k_cache, [head, b, d, T.int64(lane)], n),
             blocks=T.int64(cache.capacity // BLOCK),
             value=lambda t, offset, n: load_float(v_cache, [head, t, T.int64(offset)], n),
             ahead=_ahead(self.spec, k_cache, v_cache, head) if cache.is_float else None,
-            score=None if keys is None else (lambda block, first, n: keys.score(block, head, first, n, self.more)),
-            accumulate=None if values is None else accumulate,
-            align=BLOCK if cache.is_float else TOKENS,
         )
 
 
@@ -161,7 +174,7 @@ def _merge(spec: AttentionSpec, buffers: Mapping[str, Any], threads: Any) -> Non
         top = hold(scalars[0])
         scalars[1] = T.float32(0)
         with loop(slots) as slot:
-            scalars[1] = scalars[1] + totals[slot, head] * exp(tops[slot, head] - top, 1, nonpositive=True)
+            scalars[1] = scalars[1] + totals[slot, head] * exp2(tops[slot, head] - top, 1, fine=True)
         inverse = hold(T.float32(1) / scalars[1])
         pieces = spans(width, spec.lanes)
         for first in range(0, len(pieces), MERGED_VECTORS):
@@ -171,7 +184,7 @@ def _merge(spec: AttentionSpec, buffers: Mapping[str, Any], threads: Any) -> Non
                 sums[piece][0] = splat(0.0, piece[1])
             # Empty sums are left out: their outputs were not written.
             with loop(slots) as slot, T.If(totals[slot, head] > T.float32(0)), T.Then():
-                weight = hold(exp(tops[slot, head] - top, 1, nonpositive=True) * inverse)
+                weight = hold(exp2(tops[slot, head] - top, 1, fine=True) * inverse)
                 for offset, n in columns:
                     value = load(outputs, [slot, head * width + offset], n)
                     sums[offset, n][0] = sums[offset, n][0] + value * splat(weight, n)

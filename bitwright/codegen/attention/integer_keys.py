@@ -12,11 +12,12 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.attention.block import Block, Tile
+from bitwright.codegen.attention.block import Tile
 from bitwright.codegen.attention.byte_dot import SMALLEST, ByteRows, dot_rows, joined, vectors_per_chain
+from bitwright.codegen.attention.decode_block import DecodeBlock
 from bitwright.codegen.builder import Registers, loop, splat, stack, store, vector, zero_registers
 from bitwright.codegen.cache_layout import ROWS, TOKENS, PackedCache
-from bitwright.codegen.cache_read import PackedHead
+from bitwright.codegen.cache_read import Blocks, PackedHead
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.vectormath import add, hold, maximum, reduce_lanes
@@ -74,18 +75,15 @@ class IntegerKeys:
             with loop(self.planes) as plane, loop(layout.width) as d:
                 T.buffer_store(self.bytes.buffer, T.int8(0), [r, plane, d])
 
-    def score(self, block: Block, head: Any, first: Any, tokens: Any, more: Any) -> None:
-        """Scores of tokens ``first .. first + tokens - 1``, both multiples of 32.
-
-        ``more``: the next chunk will follow.
-        """
+    def score(self, block: DecodeBlock, run: Blocks, first: Any, tokens: Any) -> None:
+        """Scores of tokens ``first .. first + tokens - 1``, both multiples of 32, of ``run.head``."""
         lanes, rows = self.isa.lanes, self.tile.rows
-        packed = PackedHead(self.layout, self.buffer, head, lanes)
+        packed = PackedHead(self.layout, self.buffer, run.head, lanes)
         first_block = T.Bind(T.floordiv(first, T.int64(TOKENS)))
         count = vectors_per_chain(self.isa, self.planes * rows, TOKENS // lanes)
         with loop(T.floordiv(tokens, T.int64(TOKENS))) as index, loop(self.tile.groups) as tile:
             stored = T.Bind(first_block + index)
-            ahead = T.Bind(T.if_then_else(more, stored + self.tile.chunk // TOKENS, stored))
+            ahead = run.after(stored, self.layout)
             for token in range(0, TOKENS, count * lanes):
                 results = zero_registers(rows * count, vector("float32", lanes))
                 tokens_of = [token + v * lanes for v in range(count)]
@@ -103,7 +101,7 @@ class IntegerKeys:
             with T.If(first == 0), T.Then():
                 self._score_exact(block, packed)
 
-    def _score_exact(self, block: Block, packed: PackedHead) -> None:
+    def _score_exact(self, block: DecodeBlock, packed: PackedHead) -> None:
         """The first token's score, from its exact elements and the unrounded query."""
         lanes = self.isa.lanes
         with loop(self._rows) as r:
@@ -115,7 +113,7 @@ class IntegerKeys:
     def _add_group(
         self,
         packed: PackedHead,
-        blocks: tuple[Any, Any],
+        blocks: tuple[Any, tuple[Any, Any]],
         tokens: list[int],
         tile: Any,
         group: Any,

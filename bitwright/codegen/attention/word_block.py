@@ -22,9 +22,7 @@ from bitwright.codegen.attention.word_dot import WordDot, pair_of, put_words, ro
 from bitwright.codegen.attention.word_operands import LARGEST_WEIGHT, KeyWords, Queries, ValueWords
 from bitwright.codegen.builder import Registers, load, loop, splat, store, vector, zero_registers
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.vectormath import LOWEST, add, exp2, for_spans, hold, maximum, reduce_lanes, tanh
-
-LOG2E = 1.4426950408889634
+from bitwright.codegen.vectormath import LOG2E, LOWEST, add, exp2, for_spans, hold, maximum, reduce_lanes, tanh
 
 
 @dataclass(frozen=True)

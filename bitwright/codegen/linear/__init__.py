@@ -34,7 +34,7 @@ from __future__ import annotations
 from typing import Any
 
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear.glu import GluLinearSpec, build_glu_linear, joins_glu
+from bitwright.codegen.linear.glu_spec import GluLinearSpec, joins_glu
 from bitwright.codegen.linear.legality import require_legal, why_illegal
 from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
 from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments, linear_spec
@@ -76,6 +76,20 @@ def build_linear(
     from bitwright.codegen.linear.kernel import prefill_kernel
 
     return prefill_kernel(spec, isa, name, schedules)
+
+
+def build_glu_linear(
+    spec: GluLinearSpec, isa: Isa, name: str = "glu_linear", schedules: Schedules = default_schedule
+) -> Any:
+    """The PrimFunc of ``spec``; its arguments are those of the linear kernel, with y8, y_scale and y_sum for y.
+
+    Raises:
+        UnsupportedError: there is no linear kernel.
+    """
+    require_legal(spec.linear, isa)
+    from bitwright.codegen.linear.glu import glu_kernel
+
+    return glu_kernel(spec, isa, name, schedules)
 
 
 def linear_team_kernel(

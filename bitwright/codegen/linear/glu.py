@@ -7,7 +7,6 @@ takes vectors of outputs of both halves together, so many that the results are o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
@@ -15,55 +14,21 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen import vectormath
 from bitwright.codegen.activation import quantize_group
 from bitwright.codegen.builder import kernel, load, loop, prefetch, store, symbol
-from bitwright.codegen.elementwise import Function
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.arguments import Arguments, of_parts
-from bitwright.codegen.linear.legality import require_legal
+from bitwright.codegen.linear.glu_spec import GluLinearSpec
 from bitwright.codegen.linear.prefill import Ahead, prefill_columns, units_of
 from bitwright.codegen.linear.register_block import Column, Slice
 from bitwright.codegen.linear.results import batches
-from bitwright.codegen.linear.schedule import Schedules, default_schedule
-from bitwright.codegen.linear.spec import TOKENS, AnyLinear, LinearSpec, linear_arguments
-from bitwright.codegen.quantized_rows import QuantizedRows
+from bitwright.codegen.linear.schedule import Schedules
+from bitwright.codegen.linear.spec import TOKENS, linear_arguments
 
 BATCH = 48
 """Tokens whose results are computed side by side; divides ``prefill.MAX_TOKENS``."""
 
 
-@dataclass(frozen=True)
-class GluLinearSpec:
-    """``linear`` has twice as many outputs as a row of the result; ``quantize`` says how that is quantized."""
-
-    linear: LinearSpec
-    function: Function
-    quantize: QuantizedRows
-
-    @property
-    def width(self) -> int:
-        return self.linear.outputs // 2
-
-    @property
-    def name(self) -> str:
-        return f"{self.linear.name}_{self.function}_glu_{self.quantize.name}"
-
-
-def joins_glu(linear: AnyLinear, quantize: QuantizedRows, isa: Isa) -> bool:
-    """Is there such a kernel? For packed weights of one scheme whose halves are whole tiles, and tiles whole groups."""
-    if not isinstance(linear, LinearSpec) or not linear.scheme.terms or linear.bias or linear.residual or linear.rows:
-        return False
-    rows, group = linear.layout(isa).rows, quantize.group
-    return linear.outputs % (2 * rows) == 0 and group > 0 and rows % group == 0 and group % isa.lanes == 0
-
-
-def build_glu_linear(
-    spec: GluLinearSpec, isa: Isa, name: str = "glu_linear", schedules: Schedules = default_schedule
-) -> Any:
-    """The PrimFunc; its arguments are those of the linear kernel, with y8, y_scale and y_sum in place of y.
-
-    Raises:
-        UnsupportedError: there is no linear kernel.
-    """
-    require_legal(spec.linear, isa)
+def glu_kernel(spec: GluLinearSpec, isa: Isa, name: str, schedules: Schedules) -> Any:
+    """The PrimFunc: one parallel loop over the groups of the result."""
     with kernel(name) as function:
         tokens = symbol("n")
         buffers = {

@@ -130,11 +130,7 @@ class RegisterBlock:
                 for term, start in enumerate(starts):
                     totals[(row * terms + term) * columns + column] = start
         chunks = layout.group // INPUT_MULTIPLE
-        if chunks == 1:
-            self._add_chunk(totals, first_row, index)
-        else:
-            with loop(chunks) as chunk:
-                self._add_chunk(totals, first_row, index * chunks + chunk)
+        self._add_chunks(totals, first_row, index * chunks, chunks)
         for row in range(self.rows):
             activation_sum = args["sum"][first_row + row, group]
             multiplied = part.scales.looked_up if self.looks_up else part.scales.multiplied
@@ -144,8 +140,8 @@ class RegisterBlock:
                 total = finish_group(dot, sums, layout.group, self._offset(index, column), activation_sum)
                 results[row * columns + column] = results[row * columns + column] + total * scale(number)
 
-    def _add_chunk(self, totals: Registers, first_row: Any, chunk: Any) -> None:
-        """Products of 32 inputs, chunk ``chunk`` of the slice."""
+    def _add_chunks(self, totals: Registers, first_row: Any, chunk: Any, chunks: int) -> None:
+        """Products of 32 inputs times ``chunks``, from chunk ``chunk`` of the slice on."""
         args, part, steps = self.args, self.part, INPUT_MULTIPLE // 4
         layout, terms = args.layout, args.terms
         first_input = part.first_group * layout.group + chunk * INPUT_MULTIPLE
@@ -158,7 +154,8 @@ class RegisterBlock:
             return packed_x(args["x8"], first_row + row, term * layout.inputs + first_input + 4 * step)
 
         dot = dot_of(args.isa, layout.weight.operand_bits)
-        accumulate_chunk(dot, totals, self.rows * terms, len(self.chosen), operand, activation, unroll=False)
+        rows, columns = self.rows * terms, len(self.chosen)
+        accumulate_chunk(dot, totals, rows, columns, operand, activation, unroll=False, chunks=chunks)
 
     def _offset(self, index: Any, column: int) -> Any:
         layout = self.args.layout

@@ -18,7 +18,8 @@ _CHAIN = (1, 2, 3, 4, 6, 8, 16)
 _SPAN = (32, 64, 96, 128, 192, 256)
 _ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 _COLUMNS = (1, 2, 3, 4)
-_DEPTH = (256, 512, 1024, 2048, 4096)
+_DEPTH = (192, 288, 576, 1024, 2048, 4096)
+_LOOKUP_GROUP = 32  # longer groups have fewer products of scales than a table costs
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class LinearSchedule:
     span: int = 32
     rows: int = 3
     columns: int = 4
-    depth: int = 512
-    lookup: bool = True
+    depth: int = 576
+    lookup: bool = False
 
     def __post_init__(self) -> None:
         if self.prefetch < 0 or self.prefetch % 64 or self.chain < 1 or self.span % INPUT_MULTIPLE or self.span < 1:
@@ -76,9 +77,10 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
         return LinearSchedule()
     if spec.rows is None:
         rows, columns = _register_block(spec, isa)
-        # A table of scales shares the nearest cache with the unpacked codes.
-        depth = 288 if isa.scale_exponent and spec.scheme.terms == 1 else LinearSchedule.depth
-        return LinearSchedule(rows=rows, columns=columns, depth=depth)
+        if spec.layout(isa).group > _LOOKUP_GROUP or not isa.scale_exponent or spec.scheme.terms != 1:
+            return LinearSchedule(rows=rows, columns=columns)
+        # The table of scales shares the nearest cache with the unpacked codes.
+        return LinearSchedule(rows=rows, columns=columns, depth=LinearSchedule.depth // 2, lookup=True)
     return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 0)
 
 

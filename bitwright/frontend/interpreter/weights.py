@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 RESIDENT_BYTES = 1 << 31
 """Weights that take more than this together are not kept. Reading them again for every window of 512 tokens takes about
-a tenth of the time that the window's products take."""
+a quarter of the time that the window's products take."""
 
 
 class Weights(MutableMapping[str, "torch.Tensor"]):

@@ -12,7 +12,7 @@ def by_working_set(known: Mapping[int, float], wanted: int | None) -> float:
     """Between times in working sets: linear in 1 / size**2, outside constant; None: in the largest.
 
     The share of the weights that is still in the last cache level when it is read again falls that steeply: of 32 MiB,
-    48, 80 and 128 MiB give straight lines at every width (docs/decisions.md, 29).
+    48, 80 and 128 MiB give straight lines at every width (docs/decisions.md, 31).
     """
     return between({-(size**-2.0): time for size, time in known.items()}, None if wanted is None else -(wanted**-2.0))
 

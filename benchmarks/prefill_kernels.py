@@ -20,6 +20,7 @@ from bitwright.autotune.dot_peak import build_dot_peak, measure_dot_peak
 from bitwright.autotune.timing import aligned, median_seconds
 from bitwright.codegen.isa import select_isa
 from bitwright.codegen.linear import LinearSpec, build_linear, linear_arguments
+from bitwright.codegen.linear.scale_table import LEVELS
 from bitwright.codegen.linear.spec import TOKENS
 from bitwright.errors import BitwrightError, UsageError
 from bitwright.scheme import LinearScheme
@@ -72,7 +73,8 @@ def run_prefill(
 
 
 def _arguments(spec: LinearSpec, isa: Any, tokens: int) -> tuple[Any, ...]:
-    """Moderate numbers in every tensor; speed does not depend on them."""
+    """Moderate numbers in every tensor, and scales of activations with every mantissa that such scales have: kernels
+    look products up by them. Speed depends on no other number."""
     import tvm_ffi
 
     made = []
@@ -81,6 +83,8 @@ def _arguments(spec: LinearSpec, isa: Any, tokens: int) -> tuple[Any, ...]:
         dtype = np.dtype(tensor.dtype)
         array = aligned(prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
         array[...] = 1
+        if tensor.name.startswith("scale") and tensor.dtype == "float32":
+            array += np.arange(array.size, dtype=np.float32).reshape(shape) % LEVELS / LEVELS
         made.append(tvm_ffi.from_dlpack(array))
     return tuple(made)
 

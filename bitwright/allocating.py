@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from bitwright.allocation import RESOURCES, Allocation, Budgets, Decision, Grain, Resource
 from bitwright.errors import InfeasibleError, UnsupportedError, UsageError
+from bitwright.options import DEFAULT_CHUNK
 from bitwright.passes.allocate.choices import Latencies, SiteChoices, Terms, choices_of, problem_of
 from bitwright.passes.allocate.dual import Infeasible
 from bitwright.passes.allocate.problem import Problem, Vertex
@@ -23,11 +24,14 @@ from bitwright.storage import cache_bytes_per_token, weights_file_bytes
 
 Doubles = npt.NDArray[np.float64]
 
-MAX_RUNS = 4
-"""Runs of a matrix at most: more hardly lower the loss, and each costs names in the file and a step in the kernel."""
+MAX_RUNS = 3
+"""Runs of a matrix at most: more hardly lower the loss, and every combination of runs is code of its own."""
 
 EXACT_ROUNDS = 6
-"""Times the estimate of the file's header is corrected until the plan meets its bytes."""
+"""Times that sums over the choices are corrected by what the whole plan takes, until it meets its bytes and times."""
+
+PRICE_ROUNDS = 5
+"""Times that a plan is solved again because it reads another number of bytes than its times were counted for."""
 
 FULL_PRECISION_SHARE = 0.999
 
@@ -51,17 +55,21 @@ class Settings:
     factors: Mapping[str, float | Doubles] = field(default_factory=dict)
 
 
-def settings_for(profile: Profile, budgets: Budgets, grain: str, table: Path | None = None) -> Settings:
+def settings_for(
+    profile: Profile, budgets: Budgets, grain: str, table: Path | None = None, max_runs: int = MAX_RUNS
+) -> Settings:
     """Settings from the names that users write.
 
     Raises:
-        UsageError: no grain has the name.
+        UsageError: no grain has the name, or a matrix would have no run.
         UnsupportedError, InputError: the latency table that was named knows nothing of the model, or is damaged.
     """
     if grain not in ("tile", "matrix"):
         raise UsageError(f"'{grain}' is not a grain", where="--grain", limit="tile or matrix")
+    if max_runs < 1:
+        raise UsageError(f"{max_runs} runs of a matrix", where="--max-runs", limit="at least 1")
     latencies = latencies_for(profile.header, budgets, table)
-    return Settings("tile" if grain == "tile" else "matrix", latencies=latencies)
+    return Settings("tile" if grain == "tile" else "matrix", max_runs, latencies=latencies)
 
 
 def latencies_for(header: ProfileHeader, budgets: Budgets, file: Path | None = None) -> Latencies | None:
@@ -71,14 +79,14 @@ def latencies_for(header: ProfileHeader, budgets: Budgets, file: Path | None = N
         file: a latency table; None: the user's own, if it has the model.
     """
     from bitwright.autotune.costs import SiteCosts
-    from bitwright.autotune.predict import Model
+    from bitwright.autotune.products import Model
     from bitwright.latencies import Request, table_of
 
     table, _ = table_of(Request(target=header.target_name, output=file))
     if file is None and not any(anchor.model == header.digest for anchor in table.anchors):
         return None
-    expected = int(budgets.max_bytes or 0)
-    return SiteCosts(table, Model(header.sites, header.digest), budgets.context or 1, working_set=expected)
+    model, chunk = Model(header.sites, header.digest), min(budgets.prompt, DEFAULT_CHUNK)
+    return SiteCosts(table, model, budgets.context or 1, chunk, working_set=int(budgets.max_bytes or 0))
 
 
 def terms_of(budgets: Budgets, settings: Settings) -> Terms:
@@ -126,6 +134,19 @@ def allocate(profile: Profile, budgets: Budgets, settings: Settings | None = Non
         UsageError: a time is bounded without latencies.
     """
     settings = settings or Settings()
+    found = _allocate(profile, budgets, settings)
+    for _ in range(PRICE_ROUNDS if terms_of(budgets, settings).latencies else 0):
+        assert settings.latencies is not None
+        priced = settings.latencies.reading(found.plan.schemes)
+        if priced is settings.latencies:
+            break
+        settings = replace(settings, latencies=priced)
+        found = _allocate(profile, budgets, settings)
+    return found
+
+
+def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocation:
+    """The best plan within the budgets, with latencies as they are priced."""
     terms = terms_of(budgets, settings)
     choices = choices_of(profile, terms)
     fixed = _fixed(profile, choices, terms)
@@ -144,24 +165,36 @@ def allocate(profile: Profile, budgets: Budgets, settings: Settings | None = Non
             raise _infeasible(problem, limits, found)
         schemes = _schemes(problem, choices, found.vertex)
         stored = weights_file_bytes(profile.header, schemes, budgets.context)
-        counted = stored + terms.context * cache_bytes_per_token(profile.header, schemes)
-        if RESOURCES.index("bytes") not in limits:
+        whole = _whole(profile, terms, found.vertex.uses, schemes, stored)
+        missed = [resource for resource, limit in limits.items() if whole[resource] > limit]
+        if not missed and (best is None or found.vertex.uses[objective] < best[0].vertex.uses[objective]):
             best = (found, schemes, stored)
+        if not missed and max(whole[r] / limit for r, limit in limits.items()) >= FULL_PRECISION_SHARE:
             break
-        limit = limits[RESOURCES.index("bytes")]
-        fits = counted <= limit
-        if fits and (best is None or found.vertex.uses[objective] < best[0].vertex.uses[objective]):
-            best = (found, schemes, stored)
-        off = counted - found.vertex.uses[1]
-        if fits and counted >= FULL_PRECISION_SHARE * limit:
+        changed = {r: _aim(r, limit, whole[r], float(found.vertex.uses[r])) for r, limit in limits.items()}
+        if changed == aim:
             break
-        changed = limit - off
-        if changed == aim[RESOURCES.index("bytes")]:
-            break
-        aim[RESOURCES.index("bytes")] = changed
+        aim = changed
     if best is None:
-        raise _infeasible(problem, limits, Infeasible({RESOURCES.index("bytes"): 1.0}))
+        raise _infeasible(problem, limits, Infeasible(dict.fromkeys(missed, 1.0)))
     return _allocation(profile, budgets, settings, problem, choices, *best)
+
+
+def _aim(resource: int, limit: float, whole: float, added: float) -> float:
+    """What the choices may add up to, so that the whole meets a limit: headers are added to bytes, times are scaled."""
+    return limit * added / whole if RESOURCES[resource].endswith("_ms") else limit - (whole - added)
+
+
+def _whole(
+    profile: Profile, terms: Terms, uses: Doubles, schemes: Mapping[str, Scheme], stored: int
+) -> dict[int, float]:
+    """What a whole plan uses of each resource: no sum over its choices, but exact bytes and the best prediction."""
+    found = dict(enumerate(uses.tolist()))
+    found[RESOURCES.index("bytes")] = stored + terms.context * cache_bytes_per_token(profile.header, schemes)
+    if terms.latencies is not None:
+        found[RESOURCES.index("decode_ms")] = terms.latencies.step(schemes)
+        found[RESOURCES.index("prefill_ms")] = terms.latencies.prompt(schemes, terms.prompt)
+    return found
 
 
 def _fixed(profile: Profile, choices: tuple[SiteChoices, ...], terms: Terms) -> Doubles:
@@ -206,7 +239,7 @@ def _allocation(
     by_number: dict[int, Doubles] = {}
     for block, used in zip(problem.blocks, solution.vertex.by_site, strict=True):
         by_number |= {number: used[:, row] for row, number in enumerate(block.sites)}
-    predicted = {"kl": float(uses[0]), **_times(profile, budgets, settings.latencies, schemes)}
+    predicted = {"kl": float(uses[0]), **_times(budgets, settings.latencies, schemes)}
     objective = float(uses[RESOURCES.index(budgets.objective)])
     prices: dict[Resource, float] = {RESOURCES[number]: price for number, price in solution.prices.items()}
     allocation = Allocation(
@@ -228,19 +261,14 @@ def _allocation(
     return replace(allocation, plan=replace(allocation.plan, notes=notes))
 
 
-def _times(
-    profile: Profile, budgets: Budgets, latencies: Latencies | None, schemes: Mapping[str, Scheme]
-) -> dict[str, float]:
+def _times(budgets: Budgets, latencies: Latencies | None, schemes: Mapping[str, Scheme]) -> dict[str, float]:
     """Milliseconds of a step and of the prompt; empty if they are unknown for any scheme in use."""
     if latencies is None:
         return {}
-    pairs = [(site, schemes[site.name]) for site in profile.header.sites]
     try:
-        decode = latencies.decode_fixed + sum(latencies.decode(site, scheme) for site, scheme in pairs)
-        prefill = latencies.prefill_fixed + sum(latencies.prefill(site, scheme) for site, scheme in pairs)
+        return {"decode_ms": latencies.step(schemes), "prefill_ms": latencies.prompt(schemes, budgets.prompt)}
     except UnsupportedError:
         return {}
-    return {"decode_ms": decode, "prefill_ms": prefill * budgets.prompt / latencies.chunk}
 
 
 def _figure(resource: str, value: float) -> str:

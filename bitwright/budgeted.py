@@ -41,6 +41,7 @@ def budgeted(
         target=options.target,
         quantizer=options.quantizer,
         calibration=options.calibration,
+        rotate=options.rotate,
         equalise=options.equalise,
         weigh_tokens=options.weigh_tokens,
         jobs=jobs,

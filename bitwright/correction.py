@@ -68,13 +68,14 @@ class Measurer:
             InputError: the model is not what was profiled.
         """
         from bitwright import pipeline
-        from bitwright.equalisation import equalised
+        from bitwright.cachemaps import CacheMaps
         from bitwright.frontend.calibrate.points import Points
         from bitwright.frontend.interpreter import Interpreter
         from bitwright.moments import Moments, MomentStore
         from bitwright.options import Options
         from bitwright.profiling import site_quantizer
         from bitwright.simulation import Simulation
+        from bitwright.transforming import transformed
 
         header = self.profile.header
         imported = pipeline.load_model(self.model or header.model, self.tell, None)
@@ -82,13 +83,11 @@ class Measurer:
             raise InputError(
                 "the model is not the one that was profiled", where=header.model, remedy="profile it again"
             )
-        points = Points.of(imported.graph)
         store = MomentStore(self.profile.folder / "calibration", header.moments)
-        activations = {weight: product.activation for weight, product in points.products.items()}
+        activations = {weight: product.activation for weight, product in Points.of(imported.graph).products.items()}
         moments = Moments(store, activations, header.tokens) if header.moments else None
-        if header.equalised and moments is not None:
-            equal = equalised(imported, moments)
-            imported, moments = equal.model, equal.moments
+        ready = transformed(imported, moments, equalise=bool(header.equalised), rotate=header.rotated)
+        imported, moments = ready.model, ready.moments
         program = pipeline.sites_of(imported, Options(), self.tell)
 
         def weights(site: Site) -> Floats:
@@ -103,7 +102,9 @@ class Measurer:
             quantizer = site_quantizer(site, matrix, moments, header.quantizer, codes)  # type: ignore[arg-type]
             return quantizer(scheme).dequantize(scheme)
 
-        return Simulation(Interpreter(imported.graph), points, header.sites, windows, weights, dequantized, skip)
+        points = Points.of(imported.graph)
+        maps = CacheMaps.read(self.profile.folder)
+        return Simulation(Interpreter(imported.graph), points, header.sites, windows, weights, dequantized, skip, maps)
 
 
 def allocate_corrected(

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from bitwright.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
-    from bitwright.moments import Moments
+    from bitwright.moments import Moments, RowMap
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ def equalised(model: ImportedModel, moments: Moments) -> Equalised:
     from bitwright.frontend.equalise.places import places
     from bitwright.passes.quantizers.objective import conditional
 
-    factors, by_activation = {}, {}
+    factors, maps = {}, {}
     digest = hashlib.sha256()
     for place in places(model.graph):
         cost = conditional(moments.store.get(place.activation))
         factors[place] = factors_of(model.graph, place, cost)
-        by_activation[place.activation] = spread(place, factors[place])
+        divided = _divided(spread(place, factors[place]))
+        maps.update({f"{name}.T": divided for name in place.readers})
         digest.update(np.ascontiguousarray(factors[place], dtype="<f4").tobytes())
     if not factors:
         raise UnsupportedError(
@@ -56,4 +58,8 @@ def equalised(model: ImportedModel, moments: Moments) -> Equalised:
             remedy="leave --equalise out",
         )
     changed = replace(model, graph=scaled(model.graph, factors))
-    return Equalised(changed, replace(moments, factors=by_activation), len(factors), digest.hexdigest())
+    return Equalised(changed, moments.mapped(maps), len(factors), digest.hexdigest())
+
+
+def _divided(factors: npt.NDArray[np.float32]) -> RowMap:
+    return lambda rows: rows / factors

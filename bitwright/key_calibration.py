@@ -1,58 +1,71 @@
-"""Key maps for a compilation: choose a text, run the float model over it, balance what its queries and keys were."""
+"""Maps of keys and values for a compilation or a profile: run the model over a text, balance what its caches held."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitwright.keymap import KeyMap, key_map
+from bitwright.cachemaps import CacheMaps
+from bitwright.keymap import key_map, value_map
+from bitwright.options import DEFAULT_CONTEXT, Options
 from bitwright.plan import Plan
 from bitwright.scheme import CacheScheme
 
 if TYPE_CHECKING:
+    from bitwright.frontend.interpreter import Interpreter
     from bitwright.frontend.model import ImportedModel
-    from bitwright.options import Options
+    from bitwright.moments import Ids
 
 MOST_WINDOWS = 8
 """Of a text: 4,096 tokens. A head's covariance has a few thousand entries, and their balance asks for no more."""
 
-
-def mapped_layers(plan: Plan) -> tuple[int, ...]:
-    """The layers whose keys the plan stores mapped."""
-    return tuple(
-        int(name.split(".")[1])
-        for name, scheme in plan.schemes.items()
-        if isinstance(scheme, CacheScheme) and scheme.tensor == "k" and scheme.mapped
-    )
+Tell = Callable[[str], None]
 
 
-def calibrated_key_maps(
-    model: ImportedModel, options: Options, plan: Plan, tell: Callable[[str], None]
-) -> dict[int, KeyMap]:
-    """By layer, for the layers whose keys the plan stores mapped.
+def mapped_sites(plan: Plan) -> tuple[str, ...]:
+    """The caches that the plan stores mapped."""
+    return tuple(n for n, scheme in plan.schemes.items() if isinstance(scheme, CacheScheme) and scheme.mapped)
+
+
+def calibrated_cache_maps(model: ImportedModel, options: Options, plan: Plan, tell: Tell) -> CacheMaps:
+    """The maps of the caches that the plan stores mapped.
 
     Calibrates on the options' text, or on text that the model samples itself.
 
     Raises:
         InputError: the text cannot be read or is too short, or the model has no tokenizer.
     """
-    layers = mapped_layers(plan)
-    if not layers:
-        return {}
+    sites = mapped_sites(plan)
+    if not sites:
+        return CacheMaps()
     from bitwright.calibration import calibration_windows
-    from bitwright.frontend.calibrate.keys import collect_keys
     from bitwright.frontend.interpreter import Interpreter
 
     interpreter = Interpreter(model.graph)
     with tempfile.TemporaryDirectory(prefix="bitwright-") as scratch:
         folder = options.calibration_cache or Path(scratch)
         windows = calibration_windows(model, interpreter, options.calibration, folder, tell)
+    return cache_maps(model, interpreter, windows, sites, options.context or DEFAULT_CONTEXT, tell)
+
+
+def cache_maps(
+    model: ImportedModel, interpreter: Interpreter, windows: Ids, sites: Iterable[str], context: int, tell: Tell
+) -> CacheMaps:
+    """Maps of ``sites`` (names of caches) from at most MOST_WINDOWS of ``windows`` int64 [windows, tokens].
+
+    ``context``: tokens that the caches are to hold.
+    """
+    from bitwright.frontend.calibrate.keys import collect_heads
 
     def progress(done: int, total: int) -> None:
-        tell(f"calibrate keys: window {done} of {total}")
+        tell(f"calibrate caches: window {done} of {total}")
 
     chosen = windows[:: -(-len(windows) // MOST_WINDOWS)]
-    statistics = collect_keys(model, interpreter, chosen, progress=progress)
-    return {layer: key_map(statistics[layer]) for layer in layers}
+    statistics = collect_heads(model, interpreter, chosen, context, progress=progress)
+    layers = {(int(site.split(".")[1]), site.endswith("k_cache")) for site in sites}
+    return CacheMaps(
+        {layer: key_map(statistics[layer][0]) for layer, is_key in sorted(layers) if is_key},
+        {layer: value_map(statistics[layer][1]) for layer, is_key in sorted(layers) if not is_key},
+    )

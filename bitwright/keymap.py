@@ -1,11 +1,18 @@
-"""Affine maps of queries and keys that leave attention as it is and make keys easy to quantize.
+"""Maps of keys and values that leave attention as it is and make its caches easy to quantize.
 
 Softmax ignores what is added to all scores of a query, so keys may be shifted by any vector m, and
-q . (k - m) = (B^-T q) . (B (k - m)) for any invertible B. An error of the mapped key is multiplied with the mapped
-query: with E[q q^T] = Q and cov(k) = K the expected error is smallest, at equal steps in every direction, where both
-become the same diagonal matrix S ("balancing", Moore 1981): with Cholesky factors Q = L L^T, K = R R^T and the singular
-value decomposition L^T R = U S V^T it is B = S^-1/2 U^T L^T, B^-1 = R V S^-1/2. An orthonormal matrix on top spreads S
+q . (k - m) = (B^-T q) . (B (k - m)) for any invertible B. Outputs are weighted means of values, so that values may be
+multiplied with any B, and the means with B^-1.
+
+An error of what is stored is multiplied with the inverse: if the gradients at a cache have E[g g^T] = G, and what it
+holds has the covariance C, the expected loss is smallest, at equal steps in every direction, where both become the same
+diagonal matrix S ("balancing", Moore 1981): with Cholesky factors G = L L^T, C = R R^T and the singular value
+decomposition L^T R = U S V^T it is B = S^-1/2 U^T L^T, B^-1 = R V S^-1/2. An orthonormal matrix on top spreads S
 evenly over the elements, which share one step.
+
+For keys G is half the gradients' moment and half the queries', at equal traces: gradients know which tokens are
+attended to, and are noisy; queries say what an error does to the scores of all tokens alike. Together they are better
+than either (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -18,57 +25,102 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
-RIDGE = 1e-6
-"""Part of the mean eigenvalue that is added to all: directions that calibration never saw stay within bounds."""
+RIDGE = 1e-2
+"""Part of the mean eigenvalue that is added to all: directions that calibration hardly saw stay within bounds."""
 
 
 @dataclass(frozen=True)
-class KeyStatistics:
-    """What calibration knows of one layer's rotated queries and keys, per key/value head, without first tokens.
+class HeadStatistics:
+    """What calibration knows of one layer's rotated keys, or of its values, per key/value head.
 
     Attributes:
-        mean: of the keys, [kv_heads, D].
-        covariance: of the keys, [kv_heads, D, D].
-        queries: E[q q^T] over the queries that read the head, [kv_heads, D, D].
+        mean: [kv_heads, D].
+        square: E[x x^T], [kv_heads, D, D].
+        gradients: E[g g^T / |g|] over the gradients g of log-probabilities there, |g| over all heads of a token,
+            [kv_heads, D, D]; the scale does not matter.
+        queries: of keys: E[q q^T] over the queries that read the head, [kv_heads, D, D].
     """
 
     mean: Array
-    covariance: Array
-    queries: Array
+    square: Array
+    gradients: Array
+    queries: Array | None = None
 
 
 @dataclass(frozen=True)
-class KeyMap:
-    """Maps of one layer, as rows times matrices: k' = k @ keys[h] + shift[h], q' = q @ queries[h]; float32.
+class HeadMap:
+    """Maps of one layer's keys or values, as rows times matrices: x' = x @ forward[h] + shift[h]; float32.
 
     Attributes:
-        keys, queries: [kv_heads, D, D].
-        shift: [kv_heads, D].
+        forward: [kv_heads, D, D].
+        inverse: of each, [kv_heads, D, D].
+        shift: [kv_heads, D]; zeros for values.
+        spread: variances of the elements of x', [kv_heads, D], as good as sorted, the largest first.
     """
 
-    keys: Floats
-    queries: Floats
+    forward: Floats
+    inverse: Floats
     shift: Floats
+    spread: Floats
+
+    def mixed(self, halves: bool) -> HeadMap:
+        """The map with an orthonormal matrix on top, so that all elements have about one size.
+
+        Args:
+            halves: mix the first and the second half of the elements by themselves, and let the second have the size
+                of the first: what has fewer bits there is to span the same range.
+        """
+        size = self.spread.shape[1]
+        if not halves:
+            mix = np.broadcast_to(mixing(size), self.forward.shape)
+            return self._times(mix, mix.transpose(0, 2, 1))
+        block = np.kron(np.eye(2), mixing(size // 2))
+        first, second = np.split(self.spread.astype(np.float64), 2, axis=1)
+        ratio = np.sqrt(first.mean(1) / np.maximum(second.mean(1), np.finfo(np.float32).tiny))
+        sizes = np.repeat(np.stack([np.ones_like(ratio), ratio], axis=1), size // 2, axis=1)
+        return self._times(block * sizes[:, None, :], (block / sizes[:, None, :]).transpose(0, 2, 1))
+
+    def _times(self, mix: Array, back: Array) -> HeadMap:
+        shift = np.einsum("hd,hde->he", self.shift, mix)
+        spread = np.einsum("hd,hde->he", self.spread, np.square(mix))
+        parts = (self.forward @ mix, back @ self.inverse, shift, spread)
+        return HeadMap(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
 
 
-def key_map(statistics: KeyStatistics) -> KeyMap:
-    """The balancing map of each head."""
-    maps = [
-        _balance(queries, covariance)
-        for queries, covariance in zip(statistics.queries, statistics.covariance, strict=True)
-    ]
-    shift = [-mean @ keys for mean, (keys, _) in zip(statistics.mean, maps, strict=True)]
-    keys, queries = (np.stack(part).astype(np.float32) for part in zip(*maps, strict=True))
-    return KeyMap(keys, queries, np.stack(shift).astype(np.float32))
+def key_map(statistics: HeadStatistics) -> HeadMap:
+    """The balancing map of each head's keys around their mean."""
+    mean, weight = statistics.mean, statistics.gradients
+    if statistics.queries is not None:
+        weight = _unit(weight) + _unit(statistics.queries)
+    return _balanced(statistics.square - mean[:, :, None] * mean[:, None, :], weight, mean)
 
 
-def _balance(queries: Array, covariance: Array) -> tuple[Array, Array]:
-    """B^T and B^-1 (rows multiply from the left), the orthonormal mixing included."""
-    left, right = _factor(queries), _factor(covariance)
+def value_map(statistics: HeadStatistics) -> HeadMap:
+    """The balancing map of each head's values, around zero: where most attention goes, values are near zero."""
+    return _balanced(statistics.square, statistics.gradients, np.zeros_like(statistics.mean))
+
+
+def _unit(moments: Array) -> Array:
+    """Every head's matrix over its trace."""
+    traces = np.trace(moments, axis1=1, axis2=2)
+    result: Array = moments / np.where(traces > 0, traces, 1.0)[:, None, None]
+    return result
+
+
+def _balanced(covariance: Array, gradients: Array, centre: Array) -> HeadMap:
+    """B^T and B^-T of every head (rows multiply from the left) around ``centre``, not mixed yet."""
+    maps = [_balance(*pair) for pair in zip(gradients, covariance, strict=True)]
+    forward, inverse, spread = (np.stack(part) for part in zip(*maps, strict=True))
+    parts = (forward, inverse, -np.einsum("hd,hde->he", centre, forward), spread)
+    return HeadMap(*(part.astype(np.float32) for part in parts))
+
+
+def _balance(gradients: Array, covariance: Array) -> tuple[Array, Array, Array]:
+    left, right = _factor(gradients), _factor(covariance)
     u, s, vt = np.linalg.svd(left.T @ right)
-    mix = mixing(len(s))
     root = np.sqrt(s)
-    return left @ (u / root) @ mix, right @ (vt.T / root) @ mix
+    forward = left @ (u / root)
+    return forward, (right @ (vt.T / root)).T, np.einsum("de,df,fe->e", forward, covariance, forward)
 
 
 def _factor(moment: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.latencies import Request, measure_latencies, model_of, table_of
-from bitwright.options import DEFAULT_CHUNK, DEFAULT_CONTEXT, DEFAULT_SCHEME
+from bitwright.options import DEFAULT_CHUNK, DEFAULT_SCHEME
 from bitwright.plan import Plan, uniform_plan
 from bitwright.runs import parse_weights
 from bitwright.scheme import LinearScheme
@@ -17,7 +17,8 @@ from bitwright.target import Target
 
 if TYPE_CHECKING:
     from bitwright.autotune.latency import LatencyTable
-    from bitwright.autotune.predict import Model, Prediction
+    from bitwright.autotune.predict import Prediction
+    from bitwright.autotune.products import Model
 
 Rows = tuple[tuple[str, "Forecast"], ...]
 
@@ -47,6 +48,7 @@ class Report:
         uniform: by number of threads, each scheme with the forecast of the model at it.
         plan: by number of threads, the forecast of the plan that was asked for.
         errors: by number of threads, mean relative errors of predictions, found by leaving measurements out.
+        disturbed: spreads of the measurements that scatter too much, by what was measured.
     """
 
     file: Path
@@ -60,6 +62,7 @@ class Report:
     uniform: Mapping[int, Rows]
     plan: Mapping[int, Forecast]
     errors: Mapping[int, Mapping[str, float]]
+    disturbed: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """One JSON document."""
@@ -79,6 +82,7 @@ class Report:
             ],
             "plan": [{"threads": threads, **row.to_json()} for threads, row in self.plan.items()],
             "errors": [{"threads": threads, **errors} for threads, errors in self.errors.items()],
+            "disturbed": dict(self.disturbed),
         }
 
 
@@ -100,10 +104,8 @@ def report(
     from bitwright import pipeline
     from bitwright.autotune.latency_file import digest
 
-    if not 1 <= context <= DEFAULT_CONTEXT or prompt < 1:
-        raise UsageError(
-            f"a context of {context} and a prompt of {prompt} tokens", limit=f"1 to {DEFAULT_CONTEXT}, and at least 1"
-        )
+    if context < 1 or prompt < 1:
+        raise UsageError(f"a context of {context} and a prompt of {prompt} tokens", limit="at least 1")
     chosen = None if plan is None else Plan.read(plan)
     table, path = table_of(request)
     imported = pipeline.load_model(model, tell)
@@ -127,12 +129,13 @@ def report(
         uniform={t: tuple((name, reader.uniform(name, t)) for name in names) for t in threads},
         plan={} if chosen is None else {t: reader.forecast(chosen, t) for t in threads},
         errors={t: reader.errors(t) for t in threads},
+        disturbed=table.disturbed,
     )
 
 
 class _Reader:
     def __init__(self, table: LatencyTable, model: Model, context: int, prompt: int) -> None:
-        from bitwright.autotune.predict import linear_workloads
+        from bitwright.autotune.products import linear_workloads
 
         self.table, self.model, self.context, self.prompt = table, model, context, prompt
         first = self._uniform(DEFAULT_SCHEME)
@@ -146,7 +149,7 @@ class _Reader:
 
     def uniform(self, scheme: str, threads: int) -> Forecast:
         """Of every matrix at one scheme; a whole only if all of them can have it."""
-        from bitwright.autotune.predict import working_set
+        from bitwright.autotune.products import working_set
         from bitwright.codegen.isa import ISAS
         from bitwright.codegen.linear import linear_spec, why_illegal
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,9 @@ FORMAT = 1
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+RowMap = Callable[[Doubles], Doubles]
+"""A linear map of rows [n, width]."""
 
 
 def calibration_digest(model: str, windows: Ids, weights: str = "") -> str:
@@ -98,13 +101,13 @@ class Moments:
         store: where they lie.
         activations: name of a weight parameter in the IR (as ``Site.weight``) to the activation it multiplies.
         tokens: number of tokens the moments are means over.
-        factors: what each element of an activation has been divided by since, float32 [width], by activation.
+        maps: by weight, what has become since of the rows that the weight multiplies, in order.
     """
 
     store: MomentStore
     activations: Mapping[str, str]
     tokens: int
-    factors: Mapping[str, Floats] = field(default_factory=dict)
+    maps: Mapping[str, tuple[RowMap, ...]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -115,5 +118,14 @@ class Moments:
         activation = self.activations.get(weight)
         if activation is None:
             return None
-        moment, factors = self.store.get(activation), self.factors.get(activation)
-        return moment if factors is None else moment / np.outer(factors, factors)
+        moment = self.store.get(activation)
+        if weight not in self.maps:
+            return moment
+        changed = moment.astype(np.float64)
+        for row_map in self.maps[weight]:
+            changed = row_map(row_map(changed).T)
+        return changed.astype(np.float32)
+
+    def mapped(self, maps: Mapping[str, RowMap]) -> Moments:
+        """The moments after a change of the model that maps the rows which these weights multiply."""
+        return replace(self, maps={**self.maps, **{name: (*self.maps.get(name, ()), maps[name]) for name in maps}})

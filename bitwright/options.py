@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from bitwright.errors import UsageError
 from bitwright.plan import Plan
+from bitwright.rotated_parts import Part, parse_parts
 from bitwright.scheme import CacheScheme, LinearScheme
 
 DEFAULT_SCHEME = "u4g32a8"
@@ -36,8 +37,9 @@ class Options:
         calibration: a text file that the quantizer calibrates on; None: text that the model samples itself.
         calibration_cache: folder that keeps what calibration found, None: it is thrown away.
         weigh_tokens: calibrate with tokens that count by the gradients at the layers' outputs; decoders only.
+        rotate: what is rotated, behind equalisation and before everything else; see ``rotated_parts.py``.
         equalise: move factors between neighbouring layers first, so that channels share scales better.
-        codes: folder ``codes`` of a profile, made of the same model by the same quantizer, equalised or not as here.
+        codes: folder ``codes`` of a profile, made of the same model by the same quantizer, transformed as here.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
@@ -58,6 +60,7 @@ class Options:
     calibration: Path | None = None
     calibration_cache: Path | None = None
     weigh_tokens: bool = False
+    rotate: tuple[Part, ...] = ()
     equalise: bool = False
     codes: Path | None = None
     distill: int = 0
@@ -83,12 +86,12 @@ class Options:
                 where="--distill",
                 remedy="name one with --calibration: some hundred thousand tokens of what the model will read",
             )
-        calibrates = self.quantizer != "rtn" or self.distill or self.maps_keys
+        calibrates = self.quantizer != "rtn" or self.distill or self.maps_caches
         if not calibrates and (self.calibration or self.calibration_cache):
             raise UsageError(
                 "round-to-nearest does not calibrate",
                 where="--calibration" if self.calibration else "--calibration-cache",
-                remedy="choose a quantizer that does, such as --quantizer auto, or mapped keys such as --kv k4rowm",
+                remedy="choose a quantizer that does, such as --quantizer auto, or mapped caches such as --kv k4rowm",
             )
         if (self.equalise or self.weigh_tokens) and self.quantizer == "rtn":
             raise UsageError(
@@ -100,10 +103,10 @@ class Options:
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
 
     @property
-    def maps_keys(self) -> bool:
-        """Some keys are stored mapped, which asks for calibration."""
-        planned = self.plan.schemes.values() if self.plan else (self.keys,)
-        return any(isinstance(scheme, CacheScheme) and scheme.keeps_first for scheme in planned)
+    def maps_caches(self) -> bool:
+        """Some caches are stored mapped, which asks for calibration."""
+        planned = self.plan.schemes.values() if self.plan else (self.keys, self.values, *(self.caches or {}).values())
+        return any(isinstance(scheme, CacheScheme) and scheme.mapped for scheme in planned)
 
     def describe(self) -> str:
         """The resolved options in one line."""
@@ -115,7 +118,8 @@ class Options:
         distilled = f" and {self.distill} steps of distillation" if self.distill else ""
         schemes = "by plan" if self.plan else schemes
         weighed = ", tokens weighed" if self.weigh_tokens else ""
-        quantizer = f"{self.quantizer}{weighed}{', equalised' if self.equalise else ''}"
+        rotated = f", rotated {' '.join(self.rotate)}" if self.rotate else ""
+        quantizer = f"{self.quantizer}{weighed}{', equalised' if self.equalise else ''}{rotated}"
         return (
             f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"
@@ -164,6 +168,7 @@ def make_options(
     calibration: str | Path | None = None,
     calibration_cache: str | Path | None = None,
     weigh_tokens: bool = False,
+    rotate: str | None = None,
     equalise: bool = False,
     distill: int = 0,
     target: str = "native",
@@ -206,6 +211,7 @@ def make_options(
         calibration=None if calibration is None else Path(calibration),
         calibration_cache=None if calibration_cache is None else Path(calibration_cache),
         weigh_tokens=weigh_tokens,
+        rotate=() if rotate is None else parse_parts(rotate),
         equalise=equalise,
         distill=distill,
         target=target,

@@ -7,29 +7,29 @@ between import and code generation is a pass of ``passes/``; with ``dump_ir`` th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bitwright import emission
+from bitwright.cachemaps import CacheMaps
 from bitwright.calibration import calibrated
-from bitwright.equalisation import equalised
 from bitwright.errors import InputError, UsageError
-from bitwright.key_calibration import calibrated_key_maps
+from bitwright.key_calibration import calibrated_cache_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
 from bitwright.quantization import check_kept, quantization
+from bitwright.rotation import rotated
 from bitwright.target import Target
+from bitwright.transforming import transformed
 
 if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules
     from bitwright.codegen.linear.schedule import Schedules
     from bitwright.frontend.model import ImportedModel
-    from bitwright.keymap import KeyMap
     from bitwright.passes.base import Pass
     from bitwright.passes.quantizers.matrix import Quantizer
     from bitwright.program import Parameter
@@ -51,14 +51,14 @@ def transformations(
     target: Target,
     schedules: Schedules | None = None,
     quantizer_of: Callable[[Parameter], Quantizer] | None = None,
-    key_maps: Mapping[int, KeyMap] = MappingProxyType({}),
+    cache_maps: CacheMaps = CacheMaps(),  # noqa: B008 - a frozen value
 ) -> list[Pass]:
     """The phases between finding the sites and code generation, in order.
 
     Args:
         schedules: choose kernels' knobs.
         quantizer_of: turns matrices into codes when the weights are written; None: round to nearest.
-        key_maps: by layer, of the layers whose keys the plan stores mapped.
+        cache_maps: of the caches that the plan stores mapped.
     """
     from bitwright.codegen.isa import select_isa
     from bitwright.codegen.linear import default_schedule
@@ -67,7 +67,9 @@ def transformations(
     from bitwright.passes.fuse_add_norm import FuseAddNorm
     from bitwright.passes.fuse_glu import FuseGlu
     from bitwright.passes.fuse_linears import FuseLinears
+    from bitwright.passes.fuse_packed_glu import FusePackedGlu
     from bitwright.passes.fuse_quantize import FuseQuantize
+    from bitwright.passes.fuse_residual import FuseResidual
     from bitwright.passes.lower import Lower
     from bitwright.passes.map_keys import MapKeys
     from bitwright.passes.pack_arguments import PackArguments
@@ -77,12 +79,14 @@ def transformations(
     isa = select_isa(target.features)
     return [
         Annotate(plan),
-        MapKeys(key_maps),
+        MapKeys(cache_maps),
         FuseLinears(),
         FuseGlu(),
         FuseAddNorm(),
         Quantize(isa, quantizer_of or SiteQuantizers()),
         FuseQuantize(),
+        FusePackedGlu(isa),
+        FuseResidual(),
         Lower(isa, target.cores, schedules or default_schedule),
         FlattenDecode(target.cores, isa.lanes),
         PackArguments(options.chunk),
@@ -121,25 +125,28 @@ def compile_model(
         with writing_ir(options.dump_ir):
             pass  # now rather than after the model has been read
     imported = load_model(model, tell, options.context)
+    if options.rotate:
+        rotated(imported, options.rotate)  # what cannot be is said now rather than after calibration
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
-        equal = equalised(imported, moments) if options.equalise and moments is not None else None
-        if equal is not None:
-            imported, moments = equal.model, equal.moments
-            program = with_event(sites_of(imported, options, tell), "equalise", places=equal.places)
+        ready = transformed(imported, moments, equalise=options.equalise, rotate=options.rotate)
+        imported, moments = ready.model, ready.moments
+        if ready.events:
+            program = sites_of(imported, options, tell)
+        for name, counts in ready.events.items():
+            program = with_event(program, name, **counts)
         if options.codes is not None:
-            check_kept(options.codes, "" if equal is None else equal.digest)
+            check_kept(options.codes, ready.digests.get("equalisation", ""), options.rotate)
         coding = quantization(imported, program, plan, options, moments, tell)
-        key_maps = calibrated_key_maps(imported, options, plan, tell)
-        phases = transformations(options, plan, target, schedules, coding.quantizer_of, key_maps)
+        cache_maps = calibrated_cache_maps(imported, options, plan, tell)
+        phases = transformations(options, plan, target, schedules, coding.quantizer_of, cache_maps)
         for number, phase in enumerate(phases, start=3):
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
-        digests = {**coding.digests, **({"tuning": schedules.digest} if schedules.used else {})}
-        if equal is not None:
-            digests["equalisation"] = equal.digest
+        tuned = {"tuning": schedules.digest} if schedules.used else {}
+        digests = {**coding.digests, **ready.digests, **tuned}
         return emission.write(imported, program, plan, target, options, output, tell, digests, coding.description)
 
 

@@ -10,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from bitwright.cachemaps import CacheMaps
 from bitwright.errors import UnsupportedError, UsageError
-from bitwright.options import Options, QuantizerName
+from bitwright.key_calibration import cache_maps
+from bitwright.options import DEFAULT_CONTEXT, Options, QuantizerName
 from bitwright.plan import Plan
-from bitwright.scheme import CacheScheme, LinearScheme, WeightScheme
+from bitwright.rotated_parts import Part
+from bitwright.rotation import rotated
+from bitwright.runs import Scheme
+from bitwright.scheme import BITS, CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
 from bitwright.site import Site
 from bitwright.target import Target
@@ -42,7 +47,11 @@ Tell = Callable[[str], None]
 DEFAULT_WEIGHTS = ("c2g32", "c3g64", "c3g32", "u4g32", "c4g64", "c4g32", "u5g64", "u6g64", "u8g64")
 """About half a bit apart. At equal bytes a codebook is better than uniform codes up to four bits."""
 
-DEFAULT_CACHES = tuple(f"{tensor}{bits}g32" for tensor in "kv" for bits in (2, 3, 4, 5, 6, 8))
+DEFAULT_CACHES = (
+    *(f"{tensor}{bits}{how}" for tensor in "kv" for how in ("g32", "rowm") for bits in BITS),
+    *(f"k{widths}rowm" for widths in ("3-2", "4-2", "4-3", "5-3", "5-4", "6-4")),
+)
+"""As they are and mapped: maps save a bit or more, and cost a multiplication of every head at run time."""
 
 MEMORY_BYTES = 1 << 30
 """Inputs and gradients in memory at a time."""
@@ -58,7 +67,7 @@ class ProfileOptions:
         metric: name of a sensitivity metric.
         quantizer: how weights become codes.
         calibration: a text file; None: text that the model samples itself.
-        equalise, weigh_tokens: as of a compilation.
+        rotate, equalise, weigh_tokens: as of a compilation.
         tokens: most tokens that gradients are taken at.
         seed: of sampled labels.
         jobs: schemes that are quantized and scored at a time; does not change the result.
@@ -71,6 +80,7 @@ class ProfileOptions:
     metric: str = "fisher"
     quantizer: QuantizerName = "auto"
     calibration: Path | None = None
+    rotate: tuple[Part, ...] = ()
     equalise: bool = False
     weigh_tokens: bool = False
     tokens: int = 4096
@@ -82,15 +92,7 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.jobs < 1:
             raise UsageError(f"{self.tokens} tokens, {self.jobs} jobs", limit="at least 1 of each")
-        _ = self.weights
-        for scheme in self.caches:
-            if scheme.mapped and scheme.tensor == "k":
-                raise UnsupportedError(
-                    f"a profile of {scheme}",
-                    where="--schemes",
-                    limit="mapped keys need the map that compiling calibrates",
-                    remedy=f"profile {replace(scheme, mapped=False)}, and write {scheme} into the plan by hand",
-                )
+        _ = self.weights, self.caches
 
     @property
     def weights(self) -> tuple[WeightScheme, ...]:
@@ -124,14 +126,16 @@ def profile_model(
     """
     from bitwright import pipeline
     from bitwright.calibration import calibrated, calibration_windows
-    from bitwright.equalisation import equalised
     from bitwright.frontend.interpreter import Interpreter
     from bitwright.moments import calibration_digest
     from bitwright.passes.sensitivity.find import metric_named
+    from bitwright.transforming import transformed
 
     options, tell = options or ProfileOptions(), tell or (lambda _: None)
     metric, target = metric_named(options.metric), Target.parse(options.target)
     imported = pipeline.load_model(model, tell, None)
+    if options.rotate:
+        rotated(imported, options.rotate)  # what cannot be is said now rather than after calibration
     if imported.kind != "decoder":
         raise UnsupportedError("an encoder has no predictions to score", where=imported.name, limit="decoders only")
     program = pipeline.sites_of(imported, Options(target=options.target), tell)
@@ -146,9 +150,9 @@ def profile_model(
     with ExitStack() as stack:
         windows = calibration_windows(imported, interpreter, options.calibration, folder / "calibration", tell)
         moments = stack.enter_context(calibrated(imported, quantizing, tell))
-        equal = equalised(imported, moments) if options.equalise and moments is not None else None
-        if equal is not None:
-            imported, moments = equal.model, equal.moments
+        ready = transformed(imported, moments, equalise=options.equalise, rotate=options.rotate)
+        imported, moments = ready.model, ready.moments
+        if ready.events:
             program = pipeline.sites_of(imported, Options(target=options.target), tell)
             interpreter = Interpreter(imported.graph)
         chosen = windows[: max(1, options.tokens // windows.shape[1])]
@@ -172,12 +176,14 @@ def profile_model(
             calibration=calibration_digest(imported.digest, chosen),
             tokens=int(chosen.size),
             seed=options.seed,
-            equalised="" if equal is None else equal.digest,
+            rotated=options.rotate,
+            equalised=ready.digests.get("equalisation", ""),
             weighed=options.weigh_tokens,
         )
         profile = Profile.begin(folder, header)
         np.save(folder / "windows.npy", windows)
-        run = _Run(imported, program, interpreter, chosen, moments, options, metric, profile, tell, progress)
+        maps = _maps(imported, program, interpreter, windows, options, folder, tell)
+        run = _Run(imported, program, interpreter, chosen, moments, options, metric, profile, maps, tell, progress)
         run.all_sites(stack.enter_context(ThreadPoolExecutor(options.jobs)))
     return Profile.read(folder)
 
@@ -189,22 +195,41 @@ def _isa(target: Target) -> Isa:
 
 
 def _storage(program: Program, imported: ImportedModel, target: Target) -> tuple[StoredTensor | StoredMatrix, ...]:
-    """What the artifact stores, found by lowering the model with packed weights wherever they are legal."""
+    """What the artifact stores, found by lowering the model with packed weights and mapped caches where legal."""
     from bitwright import pipeline
     from bitwright.passes.legality import reason
     from bitwright.storage import storage_of
 
-    packed, single = LinearScheme.parse("u8g32a8"), LinearScheme.parse("f16")
-    schemes = {
-        site.name: CacheScheme("k" if site.kind == "k_cache" else "v")
-        if not site.weight
-        else (packed if reason(site, packed, _isa(target)) is None else single)
-        for site in program.sites
-    }
+    weights = LinearScheme.parse("u8g32a8"), LinearScheme.parse("f16")
+    caches = {f"{letter}_cache": [CacheScheme.parse(letter + name) for name in ("8rowm", "16")] for letter in "kv"}
+    schemes: dict[str, Scheme] = {}
+    for site in program.sites:
+        packed, single = weights if site.weight else caches[site.kind]
+        schemes[site.name] = packed if reason(site, packed, _isa(target)) is None else single
     plan = Plan(schemes, imported.digest, target.fingerprint)
-    for phase in pipeline.transformations(Options(target=target.name), plan, target):
+    maps = CacheMaps.announced(program.sites)
+    for phase in pipeline.transformations(Options(target=target.name), plan, target, cache_maps=maps):
         program = phase(program)
     return storage_of(program)
+
+
+def _maps(
+    imported: ImportedModel,
+    program: Program,
+    interpreter: Interpreter,
+    windows: Ids,
+    options: ProfileOptions,
+    folder: Path,
+    tell: Tell,
+) -> CacheMaps:
+    """Maps of all caches if some scheme asks for them, kept in the profile's folder."""
+    letters = {scheme.tensor for scheme in options.caches if scheme.mapped}
+    sites = [site.name for site in program.sites if not site.weight and site.kind[0] in letters]
+    maps = CacheMaps.read(folder)
+    if any(maps.of(site) is None for site in sites):
+        maps = cache_maps(imported, interpreter, windows, sites, DEFAULT_CONTEXT, tell)
+        maps.write(folder)
+    return maps
 
 
 @dataclass(frozen=True)
@@ -219,6 +244,7 @@ class _Run:
     options: ProfileOptions
     metric: Metric
     profile: Profile
+    maps: CacheMaps
     tell: Tell
     progress: Callable[[int, int], None] | None
 
@@ -232,7 +258,8 @@ class _Run:
         self._advance(done)
         for batch in self._batches(points):
             self.tell(f"run the model for {batch[0].name} to {batch[-1].name}")
-            values, gradients = _watched(batch, points)
+            wanted = [site for site in batch if self.options.weights or not site.weight]
+            values, gradients = _watched(wanted, points)
             observed = observe(self.interpreter, self.windows, values, gradients, seed=self.options.seed)
             for site in batch:
                 self.tell(f"score {site.name}")
@@ -253,6 +280,7 @@ class _Run:
                 continue
             size = 4 * self.windows.size * (site.shape[0] * (2 if not site.weight else 1) + site.shape[1])
             size = 4 * self.windows.size * site.shape[1] if _gives_logits(site, points) else size
+            size = size if self.options.weights or not site.weight else 0
             if batch and used + size > self.options.memory:
                 yield batch
                 batch, used = [], 0
@@ -271,7 +299,10 @@ class _Run:
             name = keys if site.kind == "k_cache" else values
             letter = site.kind[0]
             caches = [s for s in self.options.caches if s.tensor == letter and reason(site, s, isa) is None]
-            return cache_scores(site, observed.values[name], observed.gradients[name], caches)
+            held, felt = observed.values[name], observed.gradients[name]
+            return cache_scores(site, held, felt, caches, self.maps.of(site.name), self.windows.shape[1])
+        if not self.options.weights:
+            return SiteScores(site.name)
         weights = np.ascontiguousarray(self.program.parameters[site.weight].load(), dtype=np.float32)
         schemes = [s for s in self.options.weights if reason(site, LinearScheme(s), isa) is None]
         look_ups = None

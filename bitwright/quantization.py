@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitwright.distillation import distilled
 from bitwright.errors import UsageError
+from bitwright.rotated_parts import Part
 from bitwright.sensitivity import Profile
 
 if TYPE_CHECKING:
@@ -69,20 +70,29 @@ def quantization(
     return Quantization(quantizer_of, digests, description)
 
 
-def check_kept(codes: Path, equalised: str) -> None:
+def check_kept(codes: Path, equalised: str, rotate: tuple[Part, ...]) -> None:
     """Refuse a profile's codes if they are not those of the weights that are compiled.
 
     Args:
         codes: the folder in the profile's.
         equalised: digest of the factors that were moved between layers; empty if none were.
+        rotate: what was rotated.
 
     Raises:
-        UsageError: the profile's weights were equalised and the compilation's are not, or the other way round.
+        UsageError: the weights of the profile and of the compilation are not equalised and rotated alike.
     """
-    if Profile.header_of(codes.parent).equalised != equalised:
+    header = Profile.header_of(codes.parent)
+    if header.equalised != equalised:
         raise UsageError(
             "the profile's codes are not those of the weights that are compiled",
             where=f"--equalise, profile {codes.parent}",
             limit="both equalised on the same text, or neither",
             remedy="leave --equalise out" if equalised else "add --equalise, or make another profile",
+        )
+    if header.rotated != rotate:
+        raise UsageError(
+            "the profile's codes are not those of the weights that are compiled",
+            where=f"--rotate, profile {codes.parent}",
+            limit="both rotated alike",
+            remedy=f"use --rotate {','.join(header.rotated)}" if header.rotated else "leave --rotate out",
         )

@@ -8,19 +8,22 @@ operator              arguments                                       attributes
 linear                x [n, K], weight [N, K] [, bias [N]]            site, scheme
 embedding             ids [n], table [V, K]                           site, scheme
 head_map              x [n, H*D], matrices [G, D, D] [, shift]        heads
+rotate                x [n, W]                                        blocks, order, power, transposed
 rope                  x [n, H*D], cos [P, R/2], sin, positions [n]    heads, rotary_dim, interleaved
 attention             q, k, v, k_cache, v_cache, position (shape)     q_heads, kv_heads, scale, softcap, window,
                                                                       layer, k_scheme, v_scheme
 attention_full        q, k, v                                         q_heads, kv_heads, scale, softcap
 take_last             x [n, W] -> [1, W]
 quantize_activation   x [n, K] -> int8 [n, T*K], f32, i32 [n, G]      group (0: the whole row), terms T
-packed_linear         inputs, packed tensors [, bias]                 outputs, inputs, scheme, has_bias
+packed_linear         inputs, packed tensors [, bias] [, residual]    outputs, inputs, scheme, has_bias, has_residual
 packed_embedding      ids [n], packed tensors                         outputs, inputs, scheme
 glu                   x [n, 2F] or gate, up [n, F]                    activation (silu, gelu, gelu_tanh)
 add_rms_norm          a, b [n, W], gain -> (a + b, norm)              epsilon
+rotate_quantized      as rotate -> as quantize_activation             as rotate; group, terms
 glu_quantized         as glu -> as quantize_activation                activation, group, terms
 norm_quantized        x, gain [, bias] -> as quantize_activation      kind (rms, layer), epsilon, group, terms
 add_norm_quantized    a, b, gain -> a + b, as quantize_activation     epsilon, group, terms
+packed_glu            as packed_linear -> as quantize_activation      those of packed_linear and glu_quantized
 ===================== =============================================== ===========================================
 
 A matrix may be cut into runs of rows with schemes of their own: its ``scheme`` then lists them with their rows
@@ -74,6 +77,11 @@ def _infer_packed_linear(call: Any, _context: Any) -> Any:
     return _tensor([_shape(call.args[0])[0], int(call.attrs["outputs"])], "float32")
 
 
+def _infer_packed_glu(call: Any, context: Any) -> Any:
+    rows, outputs = _infer_packed_linear(call, context).shape.values
+    return relax.TupleType(_quantized(_tensor([rows, int(outputs) // 2], "float32"), call))
+
+
 def _infer_packed_embedding(call: Any, _context: Any) -> Any:
     return _tensor([_shape(call.args[0])[0], int(call.attrs["inputs"])], "float32")
 
@@ -111,6 +119,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "linear": _infer_linear,
     "embedding": _infer_embedding,
     "head_map": _infer_same,
+    "rotate": _infer_same,
     "rope": _infer_same,
     "attention": _infer_attention,
     "attention_full": _infer_attention,
@@ -118,8 +127,10 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "quantize_activation": _infer_quantize,
     "packed_linear": _infer_packed_linear,
     "packed_embedding": _infer_packed_embedding,
+    "packed_glu": _infer_packed_glu,
     "glu": _infer_glu,
     "add_rms_norm": _infer_pair,
+    "rotate_quantized": _infer_quantize,
     "glu_quantized": _infer_glu_quantized,
     "norm_quantized": _infer_quantize,
     "add_norm_quantized": _infer_add_norm_quantized,

@@ -14,7 +14,8 @@ A scheme prints and parses as a short name:
 ``k4g32``  a K cache of 4-bit codes: in every token, 32 elements of a head share a scale and a zero point
 ``v3row``  a V cache of 3-bit codes with one scale and zero point per token and head
 ``k4rowm`` keys that a calibrated map evens out before they are quantized, and the first token exact as well
-``v4rowm`` values that an orthonormal map evens out
+``v4rowm`` values that a calibrated map evens out
+``k5-3rowm`` mapped keys: 5 bits for the half of the mapped elements that varies most, 3 bits for the other
 ========== =====================================================================================================
 
 A linear layer's scheme is a weight scheme followed by an activation scheme: ``u4g32a8``.
@@ -33,12 +34,16 @@ CODEBOOK_BITS = (2, 3, 4, 5, 6)
 GROUPS = (32, 64, 128)
 SCALE_BYTES = 2
 ZERO_POINT_BYTES = 1
+AFFINE_BYTES = 2
+"""Scale and zero point of a cache's group, together."""
 CODEBOOK_BYTES = 64
 """A table of values is stored as one cache line whatever its width: what a kernel loads."""
 
 _WEIGHT = re.compile(r"(?P<kind>[uc])(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))(?P<zero>z?)|f(?P<float>\d+)")
 _ACTIVATION = re.compile(r"a(?P<bits>\d+)")
-_CACHE = re.compile(r"(?P<tensor>[kv])(?P<bits>\d+)(?:(?:g(?P<group>\d+)|(?P<row>row))(?P<mapped>m?))?")
+_CACHE = re.compile(
+    r"(?P<tensor>[kv])(?P<bits>\d+)(?:-(?P<low>\d+))?(?:(?:g(?P<group>\d+)|(?P<row>row))(?P<mapped>m?))?"
+)
 CACHE_GROUPS = (16, 32, 64, 128)
 
 _EXAMPLES = "u4g32a8, u4g32za16, u3g64a8, u8rowa8, c4g32a8, f16, f32"
@@ -217,21 +222,25 @@ class CacheScheme:
         tensor: ``k`` or ``v``.
         bits: 16 or 32 for floats; else the width of one code.
         group: elements of a token's head that share a scale and a zero point; 0 means the whole head (and floats).
-        mapped: packed caches only. Keys: an affine map per head, calibrated, spreads what matters to the scores evenly
-            over the elements before they are quantized (``keymap.py``), and the first token, which many heads attend
-            to most, is kept in half precision too. Values: an orthonormal map (Hadamard) does, and is undone behind
-            the attention.
+        mapped: packed caches only. A calibrated map per head spreads what matters evenly over the elements before they
+            are quantized (``keymap.py``). Of keys the first token, which many heads attend to most, is kept in half
+            precision too. What maps values is undone behind the attention.
+        low: keys mapped as whole heads only: bits of the half of the elements that varies less; 0: all have ``bits``.
     """
 
     tensor: Literal["k", "v"]
     bits: int = 16
     group: int = 0
     mapped: bool = False
+    low: int = 0
 
     def __post_init__(self) -> None:
         known = (self.bits in BITS and self.group in (0, *CACHE_GROUPS)) or (self.bits in (16, 32) and not self.group)
         if self.mapped and self.is_float:
             known = False
+        if self.low:
+            known = known and self.low in BITS and self.low < self.bits and self.tensor == "k" and self.mapped
+            known = known and not self.group
         if self.tensor not in ("k", "v") or not known:
             raise _no_cache_scheme(self.name)
 
@@ -243,13 +252,14 @@ class CacheScheme:
         if match["row"] is None and match["group"] is not None and int(match["group"]) == 0:
             raise _no_cache_scheme(text)
         tensor: Literal["k", "v"] = "k" if match["tensor"] == "k" else "v"
-        return cls(tensor, int(match["bits"]), int(match["group"] or 0), bool(match["mapped"]))
+        return cls(tensor, int(match["bits"]), int(match["group"] or 0), bool(match["mapped"]), int(match["low"] or 0))
 
     @property
     def name(self) -> str:
         if self.bits in (16, 32):
             return f"{self.tensor}{self.bits}"
-        return f"{self.tensor}{self.bits}{f'g{self.group}' if self.group else 'row'}{'m' if self.mapped else ''}"
+        width = f"{self.bits}-{self.low}" if self.low else str(self.bits)
+        return f"{self.tensor}{width}{f'g{self.group}' if self.group else 'row'}{'m' if self.mapped else ''}"
 
     def __str__(self) -> str:
         return self.name
@@ -263,17 +273,25 @@ class CacheScheme:
         return head_dim // self.group if self.group else 1
 
     def bytes_per_token(self, heads: int, head_dim: int) -> int:
-        """Exact bytes of one token, all heads: codes, scales (half precision) and zero points (one byte)."""
+        """Exact bytes of one token, all heads: codes, and a word of scale and zero point per group."""
         if self.is_float:
             return heads * head_dim * self.bits // 8
+        if self.low:
+            return heads * (head_dim * (self.bits + self.low) // 16 + AFFINE_BYTES)
         # Keys of 3 and 5 bits have a plane whose lines hold 32 elements: what is missing is stored as zeros.
         padding = -head_dim % 32 if self.tensor == "k" and self.bits % 2 else 0
         codes = (head_dim + padding) * self.bits // 8
-        return heads * (codes + self.groups(head_dim) * (SCALE_BYTES + ZERO_POINT_BYTES))
+        return heads * (codes + self.groups(head_dim) * AFFINE_BYTES)
 
     def fixed_bytes(self, heads: int, head_dim: int) -> int:
         """Bytes beside those of the tokens: the exact first token of mapped keys."""
         return heads * head_dim * 2 if self.keeps_first else 0
+
+    def map_bytes(self, heads: int, head_dim: int) -> int:
+        """Bytes of what maps and unmaps the cache, beside the weights: two matrices per head, for keys a shift."""
+        if not self.mapped:
+            return 0
+        return 4 * heads * head_dim * (2 * head_dim + (self.tensor == "k"))
 
     @property
     def keeps_first(self) -> bool:
@@ -285,6 +303,7 @@ def _no_cache_scheme(text: str) -> UsageError:
     widths, groups = ", ".join(map(str, BITS)), ", ".join(map(str, CACHE_GROUPS))
     return UsageError(
         f"'{text}' is not a cache scheme",
-        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row, and m for mapped",
-        remedy="use a name such as k16, k8g32, k4rowm, v4g32 or v4row",
+        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row, and m for mapped; "
+        "for keys also two widths, the larger first, with rowm",
+        remedy="use a name such as k16, k8g32, k4rowm, k5-3rowm, v4g32 or v4row",
     )

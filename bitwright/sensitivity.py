@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import InputError
+from bitwright.rotated_parts import Part
 from bitwright.runs import ROW_MULTIPLE
 from bitwright.scheme import LinearScheme
 from bitwright.site import Site
@@ -45,12 +46,14 @@ class SiteScores:
         activations: name of 8-bit activations by group (``a8g32``, ``a8row``) to float64 [tiles]: loss that reading
             the input so adds to a tile's outputs.
         caches: cache scheme name to loss, of a cache site.
+        peak: largest magnitude of the input over the median one, of a linear layer; None where it is not known.
     """
 
     site: str
     weights: Mapping[str, Losses] = field(default_factory=dict)
     activations: Mapping[str, Losses] = field(default_factory=dict)
     caches: Mapping[str, float] = field(default_factory=dict)
+    peak: float | None = None
 
     def linear(self, scheme: LinearScheme) -> Losses:
         """Loss of every tile with this scheme of weights and activation, float64 [tiles].
@@ -81,12 +84,17 @@ def activation_key(scheme: LinearScheme) -> str:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the artifact that no choice changes. ``positions``: its rows are the positions of the context."""
+    """A tensor of the artifact that no choice of weights changes.
+
+    ``positions``: its rows are the positions of the context. ``cache``: it is there only if this site's scheme is
+    mapped.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     positions: bool = False
+    cache: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ class ProfileHeader:
         calibration: digest of the windows the gradients were taken on; ``tokens``: their number.
         seed: of sampled labels.
         equalised: digest of the factors that were moved between layers first; empty if none were.
+        rotated: what was rotated then.
         weighed: tokens counted by gradients in calibration.
     """
 
@@ -134,6 +143,7 @@ class ProfileHeader:
     calibration: str
     tokens: int
     seed: int = 0
+    rotated: tuple[Part, ...] = ()
     equalised: str = ""
     weighed: bool = False
 
@@ -155,8 +165,8 @@ class ProfileHeader:
                 )
             sites = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in document.pop("sites"))
             storage = tuple(_stored(entry) for entry in document.pop("storage"))
-            weights, caches = (tuple(document.pop(key)) for key in ("weights", "caches"))
-            return cls(sites=sites, storage=storage, weights=weights, caches=caches, **document)
+            weights, caches, turned = (tuple(document.pop(key, ())) for key in ("weights", "caches", "rotated"))
+            return cls(sites=sites, storage=storage, weights=weights, caches=caches, rotated=turned, **document)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 "the profile is damaged", where=where, limit=str(error), remedy="profile the model again"
@@ -169,7 +179,7 @@ class ProfileHeader:
 def _stored(entry: Mapping[str, Any]) -> StoredTensor | StoredMatrix:
     if "sites" in entry:
         return StoredMatrix(entry["name"], tuple(entry["sites"]))
-    return StoredTensor(entry["name"], entry["dtype"], tuple(entry["shape"]), entry["positions"])
+    return StoredTensor(**{**entry, "shape": tuple(entry["shape"])})
 
 
 @dataclass(frozen=True)
@@ -249,6 +259,7 @@ class Profile:
         arrays = {f"weight/{name}": losses for name, losses in scores.weights.items()}
         arrays |= {f"activation/{name}": losses for name, losses in scores.activations.items()}
         arrays |= {f"cache/{name}": np.full(1, loss) for name, loss in scores.caches.items()}
+        arrays |= {} if scores.peak is None else {"input/peak": np.full(1, scores.peak)}
         ready = {name: np.ascontiguousarray(array, dtype="<f8") for name, array in sorted(arrays.items())}
         _replace(self._path(scores.site), save(ready))
 
@@ -267,11 +278,11 @@ class Profile:
                 limit=str(error),
                 remedy="delete the file and repeat `bitwright profile`",
             ) from error
-        parts: dict[str, dict[str, Any]] = {"weight": {}, "activation": {}, "cache": {}}
+        parts: dict[str, dict[str, Any]] = {"weight": {}, "activation": {}, "cache": {}, "input": {}}
         for name, array in arrays.items():
             kind, _, scheme = name.partition("/")
-            parts[kind][scheme] = float(array[0]) if kind == "cache" else array
-        return SiteScores(site, parts["weight"], parts["activation"], parts["cache"])
+            parts[kind][scheme] = float(array[0]) if kind in ("cache", "input") else array
+        return SiteScores(site, parts["weight"], parts["activation"], parts["cache"], parts["input"].get("peak"))
 
     @property
     def digest(self) -> str:

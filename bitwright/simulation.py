@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bitwright.cachemaps import CacheMaps
+from bitwright.codegen.quantized_rows import LARGEST, SCALE_BITS
 from bitwright.runs import Scheme, first_rows, runs_of
 from bitwright.scheme import CacheScheme, WeightScheme
 
@@ -44,6 +46,7 @@ class Simulation:
         windows: int64 [windows, tokens].
         weights: a site's float matrix; ``dequantized``: the same from codes.
         skip: positions at the start of a window that are not counted.
+        maps: of mapped caches.
     """
 
     interpreter: Interpreter
@@ -53,6 +56,7 @@ class Simulation:
     weights: Callable[[Site], Floats]
     dequantized: Dequantized
     skip: int = 0
+    maps: CacheMaps = CacheMaps()  # noqa: RUF009 - a frozen value
     _reference: list[torch.Tensor] = field(default_factory=list, repr=False)
 
     @property
@@ -144,10 +148,12 @@ class Changed:
 
         name = self.simulation.points.caches[int(site.name.split(".")[1])][site.kind == "v_cache"]
         heads, width = site.shape
+        head_map = self.simulation.maps.of(site.name)
 
         def give_back(_: str, value: torch.Tensor) -> torch.Tensor:
             rows = value.detach()[0].transpose(0, 1) if value.dim() == 4 else value.detach()[0]
-            kept = torch.from_numpy(stored(np.ascontiguousarray(rows.reshape(-1, heads, width).numpy()), scheme))
+            held = np.ascontiguousarray(rows.reshape(-1, heads, width).numpy())
+            kept = torch.from_numpy(stored(held, scheme, head_map))
             back = kept.transpose(0, 1)[None] if value.dim() == 4 else kept.reshape(value.shape)
             return value + (back - value).detach()
 
@@ -196,8 +202,10 @@ def as_read(value: torch.Tensor, reading: Reading) -> torch.Tensor:
         return value
     grouped = value.detach().reshape(*value.shape[:-1], -1, group or value.shape[-1])
     largest = grouped.abs().amax(-1, keepdim=True)
-    inverse = torch.where(largest > 0, 127 / largest.clamp_min(2.0**-100), torch.zeros_like(largest))
-    rounded = (torch.round(grouped * inverse) * (largest / 127)).reshape(value.shape)
+    below = (1 << (23 - SCALE_BITS[1])) - 1  # the scale is rounded up
+    scale = (((largest / LARGEST[1]).float().view(torch.int32) + below) & ~below).view(torch.float32)
+    inverse = torch.where(largest > 0, 1 / scale.clamp_min(2.0**-107), torch.zeros_like(largest))
+    rounded = (torch.round(grouped * inverse) * scale).reshape(value.shape)
     return value + (rounded - value).detach()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitwright.cachemaps import mapped_cache
 from bitwright.codegen.layout import packed_layout
 from bitwright.program import CACHE_BLOCK
 from bitwright.runs import MixedScheme, Scheme, first_rows, joined_runs, runs_of
@@ -62,6 +63,8 @@ def _tensors(
     sites = {site.name: site for site in header.sites}
     for entry in header.storage:
         if isinstance(entry, StoredTensor):
+            if entry.cache and not _is_mapped(schemes[entry.cache]):
+                continue
             rows = (
                 entry.shape[0] if context is None or not entry.positions else -(-context // CACHE_BLOCK) * CACHE_BLOCK
             )
@@ -69,6 +72,10 @@ def _tensors(
             yield entry.name, Announced(np.dtype(entry.dtype), shape)
         else:
             yield from _matrix(entry, sites, schemes, header.lanes)
+
+
+def _is_mapped(scheme: Scheme) -> bool:
+    return isinstance(scheme, CacheScheme) and scheme.mapped
 
 
 def _matrix(
@@ -91,7 +98,7 @@ _PACKED = ("codes", "scales", "zeros", "codebook", "weights")
 
 
 def storage_of(program: Program) -> tuple[StoredTensor | StoredMatrix, ...]:
-    """The tensors of a lowered program in which no matrix has runs of its own, in the order of the artifact's file."""
+    """The tensors of a lowered program without runs and with mapped caches, in the order of the artifact's file."""
     site_of = {site.weight: site.name for site in program.sites if site.weight}
     found: dict[str, StoredTensor | StoredMatrix] = {}
     for name, parameter in program.parameters.items():
@@ -101,5 +108,5 @@ def storage_of(program: Program) -> tuple[StoredTensor | StoredMatrix, ...]:
             found.setdefault(matrix, StoredMatrix(matrix, tuple(site_of[part] for part in parts)))
         else:
             positions = name in program.rotary_tables and parameter.shape[0] == program.capacity
-            found[name] = StoredTensor(name, parameter.dtype, parameter.shape, positions)
+            found[name] = StoredTensor(name, parameter.dtype, parameter.shape, positions, mapped_cache(name))
     return tuple(found.values())

@@ -156,7 +156,7 @@ def _of_model(model: str, options: Options, target: Target) -> Iterator[Product]
 
 
 def _products(sites: tuple[Site, ...], plan: Plan) -> Iterator[Product]:
-    from bitwright.autotune.predict import linear_workloads
+    from bitwright.autotune.products import linear_workloads
 
     for workload in linear_workloads(sites, plan, 1, 1, "any"):
         outputs, inputs = workload.shape

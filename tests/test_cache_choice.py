@@ -66,7 +66,7 @@ def test_all_bits_there_are_give_the_smallest_loss() -> None:
 
 def test_too_few_bits_name_what_there_is() -> None:
     sites, losses = problem(2, 3)
-    with pytest.raises(InfeasibleError, match=r"the smallest profiled schemes take 2\.375"):
+    with pytest.raises(InfeasibleError, match=r"the smallest profiled schemes take 2\.25"):
         choose_caches(sites, losses, 2.0)
 
 

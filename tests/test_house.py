@@ -192,3 +192,9 @@ def test_test_folders_mirror_the_source() -> None:
     parts = {path.name for path in (ROOT / "bitwright").iterdir() if path.is_dir()} | {"benchmarks"}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.rglob("test_*.py"))}
     assert folders <= parts
+
+
+def test_every_test_folder_is_a_package() -> None:
+    # Files of equal names (conftest.py, test_plan.py) are then different modules in one run of pytest.
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []

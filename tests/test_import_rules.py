@@ -51,8 +51,10 @@ WIRING = frozenset(
         "pipeline",
         "profiling",
         "quantization",
+        "rotation",
         "simulation",
         "storage",
+        "transforming",
         "tuning",
     }
 )

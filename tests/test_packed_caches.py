@@ -11,13 +11,15 @@ import pytest
 from bitwright import pipeline
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.options import make_options, parse_caches
+from bitwright.runtime.answer import SessionFeeder
+from bitwright.runtime.context_shift import SINKS, ContextShift
 from bitwright.runtime.session import load
 from bitwright.scheme import CacheScheme
 from tests.canonical_model import Shape, decoder
 
 # RMS error of the logits by 8- and 4-bit caches, relative to their spread: half a step of range / 255 or / 15 per
 # element is 0.1 % or 2 % of a normal range of six sigma, and two layers of attention average over tokens.
-CLOSE = {"k=k8g16,v=v8row": 0.01, "v=v4g16": 0.15, "k=k8rowm,v=v8rowm": 0.01}
+CLOSE = {"k=k8g16,v=v8row": 0.01, "v=v4g16": 0.15, "k=k8rowm,v=v8rowm": 0.01, "k=k5-3rowm,v=v4rowm": 0.15}
 
 # Of the largest logit: prompts multiply 16-bit integers, whose scales depend on what else is in a chunk, and decoding
 # does not. Seen with 16-bit caches: 1.5e-4.
@@ -26,7 +28,8 @@ WORDS = 2.0**-11
 
 @pytest.mark.parametrize("kv", CLOSE)
 def test_an_artifact_with_packed_caches(tmp_path: Path, kv: str) -> None:
-    model = decoder(Shape(window=40))
+    size = 64 if "-" in kv else 32
+    model = decoder(Shape(window=40, head_dim=size))
     exact = load(pipeline.compile(model, tmp_path / "f", context=64, chunk=16, scheme="f32").folder)
     artifact = pipeline.compile(model, tmp_path / "a", context=64, chunk=16, scheme="f32", kv=kv)
     ids = np.random.default_rng(7).integers(0, model.vocab, 45)
@@ -43,10 +46,30 @@ def test_an_artifact_with_packed_caches(tmp_path: Path, kv: str) -> None:
         np.testing.assert_allclose(session.decode(int(ids[position])), logits[position], atol=near)
     state, interface = artifact.manifest.state, artifact.manifest.interface
     allocated = sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in state)
-    # Two layers, one head of 32 elements in half precision, a whole line.
-    exact_tokens = 2 * 64 if "m" in kv else 0
+    # Two layers, one head in half precision, whole lines.
+    exact_tokens = 2 * 2 * size if "m" in kv else 0
     assert allocated == 64 * interface.cache_bytes_per_token + exact_tokens
     assert {s.name for s in parse_caches(kv).values()} <= set(artifact.manifest.scheme["cache"].split(" "))
+
+
+@pytest.mark.parametrize("kv", ["k=k16,v=v16", "k=k4g32,v=v4g16", "k=k4rowm,v=v4rowm"])
+def test_a_context_shift_leaves_the_cache_of_a_fresh_session(tmp_path: Path, kv: str) -> None:
+    model = decoder(Shape(window=40))
+    folder = pipeline.compile(model, tmp_path / "a", context=64, chunk=16, scheme="u8g32a8", kv=kv).folder
+    session, fresh = load(folder), load(folder)
+    shift = ContextShift(context=64, keep=SINKS)
+    feeder = SessionFeeder(session, shift)
+    ids = [int(number) for number in np.random.default_rng(8).integers(0, model.vocab, 3 * 64)]
+    feeder.feed(ids[:50])
+    found = [feeder.decode(number) for number in ids[50:]][-1]
+    assert found is not None
+    # 30 tokens go at a time: the 65th, 95th, ... token of the text makes room, the 185th for the last time.
+    assert feeder.dropped == 5 * 30
+    fresh.prefill(shift.kept(ids[:185]))
+    for number in ids[185:]:
+        expected = fresh.decode(number)
+    assert session.cache.tokens == fresh.cache.tokens
+    np.testing.assert_array_equal(found.logits, expected)
 
 
 def test_a_group_that_no_head_has_is_refused_with_the_sites(tmp_path: Path) -> None:

@@ -89,8 +89,9 @@ def test_what_is_no_cache_scheme(name: str) -> None:
 
 def test_bytes_of_a_cached_token() -> None:
     # 3 heads of 64 elements: 4-bit codes, two groups of a 2-byte scale and a 1-byte zero point each.
-    assert CacheScheme.parse("k4g32").bytes_per_token(3, 64) == 3 * (32 + 6)
-    assert CacheScheme.parse("v3row").bytes_per_token(3, 64) == 3 * (24 + 3)
+    assert CacheScheme.parse("k4g32").bytes_per_token(3, 64) == 3 * (32 + 4)
+    assert CacheScheme.parse("k5-3rowm").bytes_per_token(3, 64) == 3 * (20 + 12 + 2)
+    assert CacheScheme.parse("v3row").bytes_per_token(3, 64) == 3 * (24 + 2)
     # Keys of an odd width are stored in units of 32 elements: 80 take the room of 96. Values are not.
-    assert CacheScheme.parse("k3g16").bytes_per_token(1, 80) == 36 + 15
-    assert CacheScheme.parse("v3g16").bytes_per_token(1, 80) == 30 + 15
+    assert CacheScheme.parse("k3g16").bytes_per_token(1, 80) == 36 + 10
+    assert CacheScheme.parse("v3g16").bytes_per_token(1, 80) == 30 + 10

@@ -4,6 +4,8 @@ A step is its matrix products and the *rest*: norms, attention, activations, qua
 The rest follows from the structure of a model and from how passes fuse it, hardly from the schemes of its weights. It
 is measured where it happens, in a model compiled at one uniform scheme, at several depths. The products of that model
 are measured there too, so that the prices of kernels timed one by one can be scaled to what they come to in a whole.
+How much of the weights the last cache level holds from step to step depends on how many there are: models of several
+uniform schemes are measured (``whole``).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 from bitwright.errors import InputError, UnsupportedError
@@ -29,6 +32,7 @@ class Anchor:
         depth: tokens in the cache before them.
         threads: that worked on it.
         linear: seconds of its matrix products; ``rest``: of everything else.
+        spread: of the repeated measurements of the whole, see ``latency.spread``.
     """
 
     model: str
@@ -39,11 +43,12 @@ class Anchor:
     threads: int
     linear: float
     rest: float
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         if not _DIGEST.fullmatch(self.model) or min(self.tokens, self.threads) < 1 or self.depth < 0:
             raise InputError("an anchor of a latency table is malformed", where=str(self))
-        if not (self.linear > 0 and self.rest > 0):
+        if not (self.linear > 0 and self.rest > 0 and self.spread >= 0):
             raise InputError("an anchor of a latency table has no times", where=str(self))
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +59,7 @@ class Anchor:
         """Raises InputError: a field is missing, unknown or of another type."""
         kinds = dict.fromkeys(("model", "scheme", "caches"), str)
         numbers = dict.fromkeys(("tokens", "depth", "threads"), int)
-        times = dict.fromkeys(("linear", "rest"), float)
+        times = dict.fromkeys(("linear", "rest", "spread"), float)
         fields: Mapping[str, type] = {**kinds, **numbers, **times}
         if not isinstance(document, dict) or set(document) != set(fields):
             raise InputError("an anchor has other fields than it should", where=where, limit=", ".join(fields))
@@ -66,7 +71,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The measurements of one model on one number of threads."""
+    """The measurements of one model at one scheme on one number of threads."""
 
     found: tuple[Anchor, ...]
 
@@ -75,20 +80,20 @@ class Anchors:
             raise InputError("anchors of several models were put together", where=str(self.found[:2]))
 
     @classmethod
-    def of(cls, anchors: Sequence[Anchor], model: str, threads: int) -> Anchors:
-        """Those of a model.
+    def of(cls, anchors: Sequence[Anchor], model: str, threads: int) -> tuple[Anchors, ...]:
+        """Those of a model, by scheme.
 
         Raises:
             UnsupportedError: there are none.
         """
-        found = tuple(a for a in sorted(anchors) if a.model == model and a.threads == threads)
+        found = [a for a in sorted(anchors) if a.model == model and a.threads == threads]
         if not found:
             raise UnsupportedError(
                 "the latency table knows nothing about the whole of this model",
                 where=f"model {model[:16]}, {threads} threads",
                 remedy="measure it with `bitwright latency`",
             )
-        return cls(found)
+        return tuple(cls(tuple(same)) for _, same in groupby(found, lambda anchor: (anchor.scheme, anchor.caches)))
 
     @property
     def scheme(self) -> str:

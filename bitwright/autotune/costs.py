@@ -1,29 +1,29 @@
 """What each choice of a plan adds to its time: the additive form of ``predict`` that allocation solves with.
 
 A plan's time is about ``fixed`` plus the costs of its sites. What is left out is small: a product's exact measurement
-is replaced by its prices, and fewer, longer calls are not told apart.
+is replaced by its prices, and fewer, longer calls are not told apart. ``step`` and ``prompt`` leave nothing out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bitwright.autotune.anchor import Anchors
-from bitwright.autotune.latency import ATTENTION, LatencyTable, keys_like, values_like
-from bitwright.autotune.predict import (
-    Model,
-    attention_sites,
-    last_token_sites,
-    prompt_scale,
-    step_scale,
-    working_set,
-)
+from bitwright.autotune.attention_latency import keys_like, values_like
+from bitwright.autotune.latency import ATTENTION, LatencyTable
+from bitwright.autotune.predict import predict_prompt, predict_step
+from bitwright.autotune.products import Model, attention_sites, last_token_sites, working_set
+from bitwright.autotune.whole import Whole
 from bitwright.autotune.workload import Workload
-from bitwright.plan import uniform_plan
-from bitwright.runs import WeightsScheme, runs_of
-from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.options import DEFAULT_CHUNK
+from bitwright.plan import Plan
+from bitwright.runs import Scheme, WeightsScheme, runs_of
+from bitwright.scheme import CacheScheme
 from bitwright.site import Site
+
+SAME_BYTES = 0.05
+"""Relative difference in bytes that hardly changes how fast they are read."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class SiteCosts:
         context: tokens in the cache at the decode step that is counted.
         chunk: tokens of the chunk.
         threads: 0: the table's own.
-        working_set: bytes that a step is expected to read, such as the budget; 0: as many as the anchor's.
+        working_set: bytes that a step is expected to read, such as the budget; 0: as many as the smallest anchor's.
     """
 
     table: LatencyTable
     model: Model
     context: int = 1
-    chunk: int = 256
+    chunk: int = DEFAULT_CHUNK
     threads: int = 0
     working_set: int = 0
 
@@ -51,31 +51,22 @@ class SiteCosts:
         return self.threads or self.table.threads
 
     @cached_property
-    def _anchors(self) -> Anchors:
-        return self.table.anchors_of(self.model.digest, self._threads)
+    def _whole(self) -> Whole:
+        return Whole.of(self.table, self.model, self._threads)
 
     @cached_property
     def _size(self) -> int:
-        if self.working_set:
-            return self.working_set
-        scheme = LinearScheme.parse(self._anchors.scheme)
-        plan = uniform_plan(self.model.sites, scheme, table=None, cache_bits=16, model="", target="")
-        return working_set(self.model.sites, plan, self.context)
-
-    @cached_property
-    def _scales(self) -> tuple[float, float]:
-        arguments = (self.table, self.model, self._anchors, self._threads)
-        return step_scale(*arguments), prompt_scale(*arguments)
+        return self.working_set or min(self._whole.sizes)
 
     @property
     def decode_fixed(self) -> float:
         """Milliseconds of a decode step that no choice changes: everything but products, with the anchor's caches."""
-        return 1e3 * self._anchors.rest(1, self.context - 1)
+        return self._whole.rest(1, self.context - 1, self._size)
 
     @property
     def prefill_fixed(self) -> float:
         """The same of a chunk that starts a prompt."""
-        return 1e3 * self._anchors.rest(self.chunk, 0)
+        return self._whole.rest(self.chunk, 0, self._size)
 
     def decode(self, site: Site, scheme: WeightsScheme | CacheScheme) -> float:
         """Milliseconds that a site adds to a decode step; a cache: beside one of the anchor's scheme.
@@ -87,21 +78,54 @@ class SiteCosts:
             return self._cache(site, scheme)
         if site.kind != "linear" and not site.tied:
             return 0.0  # one row is looked up
-        return self._scales[0] * self._rows(site, scheme, 1)
+        return self._whole.scale(1, self._size) * self._rows(site, scheme, 1)
 
     def prefill(self, site: Site, scheme: WeightsScheme | CacheScheme) -> float:
         """Milliseconds that a site adds to a chunk. Caches count as nothing: what they cost there is not told apart."""
         if isinstance(scheme, CacheScheme) or (site.kind != "linear" and not site.tied):
             return 0.0
         tokens = 1 if site.name in last_token_sites(self.model.sites) else self.chunk
-        return self._scales[1] * self._rows(site, scheme, tokens)
+        return self._whole.scale(self.chunk, self._size) * self._rows(site, scheme, tokens)
+
+    def step(self, schemes: Mapping[str, Scheme]) -> float:
+        """Milliseconds of the decode step of a whole plan.
+
+        Raises:
+            UnsupportedError: nothing like one of its products was measured.
+        """
+        return predict_step(self.table, self.model, self._plan(schemes), self.context, self._threads).milliseconds
+
+    def prompt(self, schemes: Mapping[str, Scheme], tokens: int) -> float:
+        """The same of a prompt of so many tokens."""
+        plan = self._plan(schemes)
+        return predict_prompt(self.table, self.model, plan, tokens, DEFAULT_CHUNK, self._threads).milliseconds
+
+    def reading(self, schemes: Mapping[str, Scheme]) -> SiteCosts:
+        """Prices where a step reads what a plan reads: these, if that is about what they were counted for.
+
+        Half way there, because the plan that these prices lead to will read less the dearer bytes become.
+        """
+        size = working_set(self.model.sites, self._plan(schemes), self.context)
+        near = abs(size / self._size - 1) <= SAME_BYTES
+        return self if near else replace(self, working_set=round((size * self._size) ** 0.5))
+
+    def _plan(self, schemes: Mapping[str, Scheme]) -> Plan:
+        return Plan(dict(schemes), self.model.digest, self.table.fingerprint)
 
     def _rows(self, site: Site, scheme: WeightsScheme, tokens: int) -> float:
         shape = (self._outputs[site.group or site.name], site.shape[1])
-        return sum(
-            run.rows * self.table.row_milliseconds(str(run.scheme), shape, tokens, self._threads, self._size)
-            for run in runs_of(scheme, site.shape[0])
-        )
+        return sum(run.rows * self._row(str(run.scheme), shape, tokens) for run in runs_of(scheme, site.shape[0]))
+
+    def _row(self, scheme: str, shape: tuple[int, int], tokens: int) -> float:
+        """Milliseconds of a row; many sites have one shape."""
+        key = (scheme, shape, tokens)
+        if key not in self._priced:
+            self._priced[key] = self.table.row_milliseconds(scheme, shape, tokens, self._threads, self._size)
+        return self._priced[key]
+
+    @cached_property
+    def _priced(self) -> dict[tuple[str, tuple[int, int], int], float]:
+        return {}
 
     @cached_property
     def _outputs(self) -> dict[str, int]:
@@ -116,11 +140,11 @@ class SiteCosts:
         """Half of what both caches of this scheme cost together, less half of the anchor's."""
         shape = next(shape for shape, *names in attention_sites(self.model.sites) if site.name in names)
         alike = scheme.name + values_like(scheme) if scheme.tensor == "k" else keys_like(scheme) + scheme.name
-        if alike == self._anchors.caches:
+        if alike == self._whole.caches:
             return 0.0
 
         def milliseconds(names: str) -> float:
             work = Workload(ATTENTION, (*shape, self.context), names, 1, self._threads, self.table.isa)
             return self.table.look_up(work, self._size).milliseconds
 
-        return (milliseconds(alike) - milliseconds(self._anchors.caches)) / 2
+        return (milliseconds(alike) - milliseconds(self._whole.caches)) / 2

@@ -2,45 +2,75 @@
 
 ``LatencyTable`` answers from measurements of kernels inside a decode step (``chain``) or, for many tokens, of their
 calls. How fast weights arrive depends on how much of all weights stays in the last cache level, so decode kernels are
-timed in several *working sets*, 1.5 to four times that level; a model's own size lies between them, below or above.
+timed in several *working sets*, 1.25 to four times that level; a model's own size lies between them, below or above.
 
 A product that was not measured is predicted by ``fit`` from those that were, with the error that leaving them out one
 by one showed. ``anchors`` hold what whole compiled models take (``anchor``). A table is one JSON file per target, with
-a digest of its content (``latency_file``).
+a digest of its content (``latency_file``). Every time has a *spread*: what scatters more than ``DISTURBED`` counts as
+missing, so that it is measured again by whoever asks for it the next time, and is said until then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median, quantiles
 from typing import Any
 
 from bitwright.autotune.anchor import Anchor, Anchors
+from bitwright.autotune.attention_latency import attention_seconds
 from bitwright.autotune.fit import Fit, fit
+from bitwright.autotune.interpolation import between, by_working_set
 from bitwright.autotune.workload import Workload
 from bitwright.errors import InputError, UnsupportedError
 from bitwright.runs import WeightsScheme, parse_weights, runs_of
 
 LINEAR, ATTENTION = "linear", "attention"
 
+DISTURBED = 0.15
+"""Spread above which a measurement is not trusted: on an idle machine few scatter by more than half of it."""
+
+
+def spread(figures: Sequence[float]) -> float:
+    """Interquartile range over the median: of a normal distribution 1.35 relative standard deviations."""
+    if len(figures) < 2:
+        return 0.0
+    low, _, high = quantiles(figures, n=4, method="inclusive")
+    return (high - low) / median(figures)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds of repeated runs, and their ``spread``."""
+
+    seconds: float
+    spread: float = 0.0
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Timing:
+        return cls(median(figures), spread(figures))
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One measurement: median seconds in a working set of so many bytes."""
+    """One measurement: median seconds in a working set of so many bytes, and their spread."""
 
     workload: Workload
     working_set: int
     seconds: float
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf or self.working_set < 1:
             raise InputError("a measured time is not positive", where=f"{self.workload}: {self.seconds} s")
+        if not 0 <= self.spread < math.inf:
+            raise InputError("a measured time has no spread", where=f"{self.workload}: {self.spread}")
 
 
 @dataclass(frozen=True)
 class Latency:
-    """An answer. ``relative_error``: 0 when measured, else what to expect of the prediction."""
+    """An answer. ``relative_error``: the spread when measured, else what to expect of the prediction."""
 
     milliseconds: float
     measured: bool
@@ -61,16 +91,29 @@ class LatencyTable:
     fingerprint: str
     isa: str
     threads: int
-    entries: dict[tuple[Workload, int], float] = field(default_factory=dict)
+    entries: dict[tuple[Workload, int], Timing] = field(default_factory=dict)
     anchors: set[Anchor] = field(default_factory=set)
     _fits: dict[tuple[Any, ...], Fit] = field(default_factory=dict, repr=False, compare=False)
 
     def add(self, entry: Entry) -> None:
-        self.entries[entry.workload, entry.working_set] = entry.seconds
+        self.entries[entry.workload, entry.working_set] = Timing(entry.seconds, entry.spread)
         self._fits.clear()
 
-    def anchors_of(self, model: str, threads: int | None = None) -> Anchors:
-        """What is known about a whole model. Raises UnsupportedError: nothing."""
+    @property
+    def disturbed(self) -> dict[str, float]:
+        """Spreads of what scatters too much to be trusted, by what it is."""
+        kernels = {
+            f"{work} in {size >> 20} MiB": timing.spread
+            for (work, size), timing in sorted(self.entries.items(), key=_by_key)
+        }
+        wholes = {
+            f"{a.scheme}, {a.tokens} tokens behind {a.depth}, {a.threads} threads": a.spread
+            for a in sorted(self.anchors)
+        }
+        return {what: found for what, found in (kernels | wholes).items() if found > DISTURBED}
+
+    def anchors_of(self, model: str, threads: int | None = None) -> tuple[Anchors, ...]:
+        """What is known about a whole model, by uniform scheme. Raises UnsupportedError: nothing."""
         return Anchors.of(tuple(self.anchors), model, threads or self.threads)
 
     def add_anchors(self, anchors: Iterable[Anchor]) -> None:
@@ -104,11 +147,14 @@ class LatencyTable:
 
     def look_up(self, workload: Workload, working_set: int | None = None) -> Latency:
         """The same, with what is known about its error."""
-        measured = {size: seconds for (known, size), seconds in self.entries.items() if known == workload}
+        measured = {size: timing for (known, size), timing in self.entries.items() if known == workload}
         if measured:
-            return Latency(1e3 * between(measured, working_set), True, 0.0)
+            seconds = by_working_set({size: timing.seconds for size, timing in measured.items()}, working_set)
+            return Latency(1e3 * seconds, True, median(timing.spread for timing in measured.values()))
         if workload.op == ATTENTION:
-            return Latency(1e3 * self._attention(workload, working_set), False, 0.05)
+            times = {key: timing.seconds for key, timing in self.entries.items() if key[0].op == ATTENTION}
+            seconds, error = attention_seconds(times, workload, working_set)
+            return Latency(1e3 * seconds, False, error)
         return self.product(parse_weights(workload.scheme), workload, working_set)
 
     def product(self, scheme: WeightsScheme, like: Workload, working_set: int | None) -> Latency:
@@ -154,77 +200,31 @@ class LatencyTable:
         if key not in self._fits:
             self._fits[key] = fit(
                 [
-                    (runs_of(parse_weights(work.scheme), work.shape[0]), work.shape[1], seconds)
-                    for (work, size), seconds in sorted(self.entries.items())
+                    (runs_of(parse_weights(work.scheme), work.shape[0]), work.shape[1], timing.seconds)
+                    for (work, size), timing in sorted(self.entries.items(), key=_by_key)
                     if work.op == LINEAR and (work.m, work.threads, size) == key
                 ]
             )
         return self._fits[key]
 
-    def _attention(self, wanted: Workload, working_set: int | None) -> float:
-        """Linear in the tokens in the cache; of two unlike caches half of what each costs beside one like it."""
-        from bitwright.scheme import CacheScheme
-
-        *heads, context = wanted.shape
-        known: dict[int, dict[int, float]] = {}
-        for (work, size), seconds in self.entries.items():
-            if replace(work, shape=wanted.shape) == wanted and work.shape[:-1] == tuple(heads):
-                known.setdefault(work.shape[-1], {})[size] = seconds
-        if len(known) > 1:
-            return between({at: between(found, working_set) for at, found in known.items()}, context, beyond=True)
-        at = wanted.scheme.index("v", 1)
-        keys, values = CacheScheme.parse(wanted.scheme[:at]), CacheScheme.parse(wanted.scheme[at:])
-        alike = [keys.name + values_like(keys), keys_like(values) + values.name]
-        if wanted.scheme in alike:
-            raise UnsupportedError(
-                f"no latency is known for attention over caches of {wanted.scheme}",
-                where=str(wanted),
-                limit="measured at two contexts at least",
-                remedy="measure them with `bitwright latency --caches`",
-            )
-        return sum(1e-3 * self.look_up(replace(wanted, scheme=name), working_set).milliseconds for name in alike) / 2
-
 
 def _interpolated(
     found: Mapping[int, Mapping[int, Fit]], price: Callable[[Fit], float], tokens: int, working_set: int | None
 ) -> float:
-    by_tokens = {m: between({size: price(fits) for size, fits in by.items()}, working_set) for m, by in found.items()}
+    by_tokens = {}
+    for m, by in found.items():
+        by_tokens[m] = by_working_set({size: price(fits) for size, fits in by.items()}, working_set)
     return between(by_tokens, tokens, beyond=True)
 
 
-def values_like(keys: Any) -> str:
-    """Name of the V scheme that stores what a K scheme stores."""
-    return f"v{keys.name[1:]}"
-
-
-def keys_like(values: Any) -> str:
-    return f"k{values.name[1:]}"
-
-
-def between(known: Mapping[int, float], wanted: int | None, *, beyond: bool = False) -> float:
-    """Linear between the points that are known; outside constant, or going on as between the last two (``beyond``).
-
-    One point alone is proportional to its number if ``beyond``.
-    """
-    points = sorted(known)
-    if wanted in known:
-        return known[wanted]  # type: ignore[index]  # None is no key
-    if wanted is None:
-        return known[points[-1]]
-    if len(points) == 1:
-        return known[points[0]] * (wanted / points[0] if beyond else 1)
-    if not beyond and not points[0] < wanted < points[-1]:
-        return known[points[0] if wanted < points[0] else points[-1]]
-    above = next((i for i, point in enumerate(points) if point > wanted), len(points) - 1)
-    low, high = points[max(above, 1) - 1], points[max(above, 1)]
-    part = (wanted - low) / (high - low)
-    return max((1 - part) * known[low] + part * known[high], 0.0)
+def _by_key(item: tuple[tuple[Workload, int], Timing]) -> tuple[Workload, int]:
+    return item[0]
 
 
 def missing(
     table: LatencyTable, workloads: Iterable[Workload], working_sets: Iterable[int]
 ) -> list[tuple[Workload, int]]:
-    """What is still to be measured, in order, each once.
+    """What is still to be measured, or again because it was disturbed, in order, each once.
 
     Prompts compute more than they read: the largest set is enough. A product is not timed in a set smaller than itself,
     but in the largest in any case.
@@ -234,7 +234,7 @@ def missing(
     for work in workloads:
         sizes = [size for size in smaller if work.m == 1 and _weight_bytes(work) < size]
         wanted |= dict.fromkeys((work, size) for size in (*sizes, largest))
-    return [key for key in wanted if key not in table.entries]
+    return [key for key in wanted if key not in table.entries or table.entries[key].spread > DISTURBED]
 
 
 def _weight_bytes(work: Workload) -> int:

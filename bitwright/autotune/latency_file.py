@@ -13,7 +13,7 @@ from bitwright.autotune.store import user_folder
 from bitwright.autotune.workload import Workload
 from bitwright.errors import InputError
 
-TABLE_VERSION = 2
+TABLE_VERSION = 3
 
 
 def default_file(fingerprint: str) -> Path:
@@ -28,8 +28,8 @@ def to_json(table: LatencyTable) -> str:
         "isa": table.isa,
         "threads": table.threads,
         "entries": [
-            {"workload": workload.to_json(), "working_set": size, "seconds": seconds}
-            for (workload, size), seconds in sorted(table.entries.items())
+            {"workload": work.to_json(), "working_set": size, "seconds": timing.seconds, "spread": timing.spread}
+            for (work, size), timing in sorted(table.entries.items(), key=lambda item: item[0])
         ],
         "anchors": [anchor.to_json() for anchor in sorted(table.anchors)],
     }
@@ -85,7 +85,7 @@ def read_table(path: Path) -> LatencyTable:
     table = LatencyTable(document["fingerprint"], document["isa"], document["threads"])
     for entry in document["entries"]:
         workload = Workload.from_json(entry["workload"], str(path))
-        table.add(Entry(workload, int(entry["working_set"]), float(entry["seconds"])))
+        table.add(Entry(workload, int(entry["working_set"]), float(entry["seconds"]), float(entry["spread"])))
     table.anchors.update(Anchor.from_json(anchor, str(path)) for anchor in document["anchors"])
     return table
 

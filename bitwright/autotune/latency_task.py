@@ -1,7 +1,7 @@
 """What the measuring process does for a latency table: compiles many kernels, then times them in turns.
 
 A slow minute of the machine must not make one kernel look slow: kernels are timed in rounds, a few runs of each at a
-time, and what is kept is the median over all of them.
+time, and what is kept is the median over all of them. Kernels whose runs scatter get more rounds.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cache
-from statistics import median
 from typing import Any
 
 from bitwright.autotune.calls import Call
 from bitwright.autotune.chain import Chain
 from bitwright.autotune.kernels import decode_kernel
+from bitwright.autotune.latency import DISTURBED, Timing, spread
 from bitwright.autotune.step_bench import Bench
 from bitwright.autotune.workload import Workload
 from bitwright.codegen.linear import build_linear, linear_arguments, linear_spec
@@ -24,6 +24,9 @@ from bitwright.target import Target
 ENTRY = f"{__name__}:answer"
 ROUNDS, RUNS = 4, 2
 """Each kernel is timed ``ROUNDS`` times ``RUNS`` times."""
+
+MOST_ROUNDS = 12
+"""Of a kernel that other work on the machine disturbs."""
 
 
 class LatencyBench:
@@ -47,17 +50,17 @@ class LatencyBench:
         """Drop the kernels that were compiled."""
         self._kernels.clear()
 
-    def seconds(self, asked: Sequence[tuple[Workload, int]]) -> list[float]:
-        """Median seconds of a call of each workload, which was prepared, in a working set of so many bytes."""
+    def timings(self, asked: Sequence[tuple[Workload, int]]) -> list[Timing]:
+        """How long a call of each workload takes, which was prepared, in a working set of so many bytes."""
         figures: dict[tuple[Workload, int], list[float]] = {key: [] for key in asked}
         # One working set after the other, or the smaller one would find parts of the larger in cache.
         for size in sorted({size for _, size in asked}):
             self.bench.arena.use(size)
-            for _ in range(ROUNDS):
+            for number in range(MOST_ROUNDS):
                 for key, found in figures.items():
-                    if key[1] == size:
+                    if key[1] == size and (number < ROUNDS or spread(found) > DISTURBED):
                         found += self._runs(key[0])
-        return [median(figures[key]) for key in asked]
+        return [Timing.of(figures[key]) for key in asked]
 
     def _runs(self, workload: Workload) -> list[float]:
         kernel = self._kernels[_compiled_for(workload)]
@@ -97,13 +100,13 @@ def _bench(target: str) -> LatencyBench:
 def answer(request: dict[str, Any]) -> Any:
     """``{"target": name, "prepare": workload}``, or ``{"target": name, "time": [[workload, working set], ...]}``.
 
-    After an answer with times all that was prepared is forgotten.
+    Times are pairs of seconds and spread. After an answer with times all that was prepared is forgotten.
     """
     bench = _bench(request["target"])
     if "prepare" in request:
         bench.prepare(Workload.from_json(request["prepare"], "request"))
         return None
     asked = [(Workload.from_json(document, "request"), int(size)) for document, size in request["time"]]
-    found = bench.seconds(asked)
+    found = [(timing.seconds, timing.spread) for timing in bench.timings(asked)]
     bench.forget()
     return found

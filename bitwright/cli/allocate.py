@@ -41,6 +41,9 @@ def command(
     grain: Annotated[
         str, typer.Option(help="tile: matrices may be cut into runs of rows; matrix: they may not.")
     ] = "tile",
+    max_runs: Annotated[
+        int, typer.Option("--max-runs", help="Runs of a matrix at most: fewer lose more and compile faster.")
+    ] = 3,
     latency: LatencyOption = None,
     correct: Annotated[
         int, typer.Option("--correct", help="Rounds of measuring the plan and correcting the scores.")
@@ -67,7 +70,7 @@ def command(
         minimise,  # type: ignore[arg-type]  # __post_init__ checks the value
     )
     known = Profile.read(profile)
-    settings = settings_for(known, budgets, grain, latency)
+    settings = settings_for(known, budgets, grain, latency, max_runs)
     with console.phases("allocating") as tell:
         found = allocate_corrected(known, budgets, settings, correct, tell)
     found.plan.write(output)

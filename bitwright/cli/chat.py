@@ -9,6 +9,8 @@ from bitwright.cli import console
 from bitwright.cli.options import (
     ArtifactArgument,
     CacheOption,
+    ContextShiftOption,
+    KeepOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
@@ -42,6 +44,8 @@ def command(
     stop: StopOption = None,
     threads: ThreadsOption = None,
     cache: CacheOption = None,
+    context_shift: ContextShiftOption = False,
+    keep: KeepOption = None,
 ) -> None:
     """Talk with a chat model. /reset starts over, /exit or Ctrl-D leaves, Ctrl-C interrupts an answer.
 
@@ -60,6 +64,8 @@ def command(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": stop or (),
+        "context_shift": context_shift,
+        "keep": keep,
     }
     if cache is not None and cache.exists():
         session.restore_cache(cache)

@@ -14,6 +14,7 @@ from bitwright.cli.options import (
     MaxBytesOption,
     MaxKldOption,
     ModelArgument,
+    RotateOption,
     TargetOption,
 )
 from bitwright.errors import UsageError
@@ -77,6 +78,7 @@ def command(
     weigh_tokens: Annotated[
         bool, typer.Option("--weigh-tokens", help="Calibrate with tokens that count by gradients: slower, better.")
     ] = False,
+    rotate: RotateOption = None,
     equalise: Annotated[
         bool,
         typer.Option("--equalise", help="First move factors between layers, so that channels share scales better."),
@@ -119,6 +121,7 @@ def command(
         calibration=calibration,
         calibration_cache=calibration_cache,
         weigh_tokens=weigh_tokens,
+        rotate=rotate,
         equalise=equalise,
         distill=distill,
         target=target,

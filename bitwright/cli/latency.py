@@ -11,6 +11,7 @@ from bitwright.cli import console
 from bitwright.cli.options import JsonOption, ModelArgument, TargetOption, parse_counts
 
 if TYPE_CHECKING:
+    from bitwright.autotune.predict import Prediction
     from bitwright.latency_report import Forecast, Report
 
 
@@ -62,6 +63,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _print(found: Report) -> None:
     console.note(f"{found.file}: {found.kernels} measurements of {found.isa}, digest {found.digest[:16]}")
+    if found.disturbed:
+        worst = max(found.disturbed, key=lambda what: found.disturbed[what])
+        console.note(
+            f"{len(found.disturbed)} of them were disturbed by other work on the machine and scatter, the most "
+            f"{worst} (by {100 * found.disturbed[worst]:.0f} %); the same command measures them again"
+        )
     for threads, rows in found.uniform.items():
         shapes = [f"{outputs}x{inputs}" for outputs, inputs in found.shapes]
         step, prompt = f"step at {found.context}", f"prompt of {found.prompt}"
@@ -81,4 +88,9 @@ def _print(found: Report) -> None:
 
 
 def _cells(row: Forecast) -> tuple[str, str]:
-    return tuple("-" if time is None else f"{time.milliseconds:.3f}" for time in (row.step, row.prompt))  # type: ignore[return-value]  # two of them
+    """A step and a prompt with the error that is expected."""
+    return _cell(row.step), _cell(row.prompt)
+
+
+def _cell(time: Prediction | None) -> str:
+    return "-" if time is None else f"{time.milliseconds:.3f} ±{100 * time.relative_error:.0f} %"

@@ -40,7 +40,27 @@ PenaltyOption = Annotated[float | None, typer.Option(help="Make tokens seen befo
 SeedOption = Annotated[int | None, typer.Option(help="Of the random draws. Default 0: equal runs give equal answers.")]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Stop at this text (may be repeated).")]
 SystemOption = Annotated[str | None, typer.Option(help="System message for the chat template.")]
+ContextShiftOption = Annotated[
+    bool,
+    typer.Option(
+        "--context-shift",
+        help="When the context is full, drop the older half of all tokens behind the first --keep and go on."
+        " Without it an answer ends there, and a longer prompt is an error.",
+    ),
+]
+KeepOption = Annotated[
+    int | None,
+    typer.Option(
+        "--keep", metavar="N", help="Tokens that --context-shift never drops. Default: the system message, at least 4."
+    ),
+]
 MetricOption = Annotated[str, typer.Option("--metric", help="How errors are scored, such as fisher or output_mse.")]
+RotateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rotate", metavar="PARTS", help="Rotate any of residual,value,hidden, so that what sticks out is spread."
+    ),
+]
 MaxBytesOption = Annotated[
     str | None,
     typer.Option("--max-bytes", help="Of weights, and of the cache at --context if given: 60MB (10^6), 60MiB (2^20)."),

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from bitwright.cli import console
-from bitwright.cli.options import JsonOption, MetricOption, ModelArgument, TargetOption
+from bitwright.cli.activation_table import print_activations
+from bitwright.cli.options import JsonOption, MetricOption, ModelArgument, RotateOption, TargetOption
 
 
 def command(
@@ -34,6 +35,7 @@ def command(
     weigh_tokens: Annotated[
         bool, typer.Option("--weigh-tokens", help="As of compile, which then needs it too.")
     ] = False,
+    rotate: RotateOption = None,
     equalise: Annotated[bool, typer.Option("--equalise", help="As of compile, which then needs it too.")] = False,
     tokens: Annotated[int, typer.Option("--tokens", help="Most tokens to take gradients at.")] = 4096,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Schemes at work at a time; the result is the same.")] = 1,
@@ -47,11 +49,15 @@ def command(
 ) -> None:
     """Score what every scheme of every site costs in quality; `bitwright allocate` chooses from the scores.
 
-    Every site is kept as soon as it is scored: a run may be interrupted, and goes on when it is repeated.
+    Every site is kept as soon as it is scored: a run may be interrupted, and goes on when it is repeated. At the end
+    the sites are shown that lose most from int8 activations.
     """
+    from bitwright.cache_report import cache_costs
     from bitwright.correction import Measurer
     from bitwright.cross_check import cross_check
+    from bitwright.plans.activations import activation_losses
     from bitwright.profiling import ProfileOptions, profile_model
+    from bitwright.rotated_parts import parse_parts
 
     options = ProfileOptions(
         target=target,
@@ -59,6 +65,7 @@ def command(
         metric=metric,
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=calibration,
+        rotate=() if rotate is None else parse_parts(rotate),
         equalise=equalise,
         weigh_tokens=weigh_tokens,
         tokens=tokens,
@@ -94,10 +101,20 @@ def command(
         "tokens": header.tokens,
         "digest": profile.digest,
     }
+    costs = cache_costs(profile)
     if found is not None:
         document |= {"rank_correlation": found.rank_correlation, "measured_over_predicted": found.ratio}
+    inputs = activation_losses(profile)
     if json:
-        console.print_json(document)
+        losses = {"activations": [loss.to_json() for loss in inputs]}
+        console.print_json({**document, **losses, "cache_losses": {cost.scheme: cost.to_json() for cost in costs}})
         return
     texts = {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in document.items()}
     console.print_table(("profile", "value"), [[name, text] for name, text in texts.items()])
+    if inputs:
+        print()
+        print_activations(inputs)
+    if costs:
+        print()
+        rows = [[c.scheme, f"{c.bits:.3f}", f"{c.total:.5f}", f"{c.worst} {c.losses[c.worst]:.5f}"] for c in costs]
+        console.print_table(("caches", "bits", f"loss, {header.unit}", "most in"), rows)

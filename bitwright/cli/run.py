@@ -12,7 +12,9 @@ from bitwright.cli import console
 from bitwright.cli.options import (
     ArtifactArgument,
     CacheOption,
+    ContextShiftOption,
     JsonOption,
+    KeepOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
@@ -54,6 +56,8 @@ def command(
     stop: StopOption = None,
     threads: ThreadsOption = None,
     cache: CacheOption = None,
+    context_shift: ContextShiftOption = False,
+    keep: KeepOption = None,
     json: JsonOption = False,
 ) -> None:
     """Answer PROMPT, streaming the text.
@@ -85,6 +89,8 @@ def command(
         repetition_penalty=repetition_penalty,
         seed=seed,
         stop=stop or (),
+        context_shift=context_shift,
+        keep=keep,
     )
     if json:
         answer = "".join(generation)
@@ -114,6 +120,8 @@ def describe(stats: GenerationStats) -> str:
         parts[0] += f" ({stats.reused_tokens} cached)"
     parts.append(f"first token after {stats.first_token_seconds * 1000:.0f} ms")
     parts.append(f"{stats.new_tokens} tokens")
+    if stats.dropped_tokens:
+        parts.append(f"{stats.dropped_tokens} older ones dropped")
     if stats.decode_tokens_per_second is not None:
         parts.append(f"{stats.decode_tokens_per_second:.1f} tokens/s")
     return f"[{', '.join(parts)}, stopped by {stats.stop_reason}]"

@@ -5,13 +5,14 @@ Importing this module imports TVM.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import load, prefetch, splat, vector
-from bitwright.codegen.cache_layout import LINE_BYTES, ZERO_STEPS, PackedCache
+from bitwright.codegen.cache_layout import LINE_BYTES, SCALE_MASK, ZERO_STEPS, PackedCache
+from bitwright.scheme import AFFINE_BYTES
 
 AHEAD_BYTES = 9 * 1024
 """How far before it is read a stream is asked for: measured, half as much costs a tenth from DRAM, twice as much is no
@@ -65,6 +66,10 @@ class PackedHead:
             result = bits if result is None else result | bits
         return result
 
+    def part(self, number: int) -> PackedHead:
+        """The head with codes of part ``number`` of the layout."""
+        return replace(self, layout=self.layout.parts[number])
+
     def ask_for(self, place: tuple[Any, Any], piece: Any, pieces: int, step: int, steps: int) -> None:
         """Prefetch what falls to step ``step`` of ``steps`` of one of the ``pieces`` pieces of a block.
 
@@ -76,24 +81,37 @@ class PackedHead:
             prefetch(self.buffer[head, self.layout.codes_at(block) + (piece * lines + line) * LINE_BYTES])
 
     def scales(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
-        """f32 x lanes: scales of tokens ``token`` ... of a block."""
-        return self._halves(self.layout.scale_at(block, group) + token * 2, lanes)
+        """f32 x lanes: scales of tokens ``token`` ... of a block; of two widths, ``group`` is the part's number."""
+        bits = (self._words(block, group, token, lanes) >> splat(T.uint16(1), lanes)) & splat(
+            T.uint16(SCALE_MASK), lanes
+        )
+        scales = T.cast(T.reinterpret(bits, dtype=vector("float16", lanes)), vector("float32", lanes))
+        return self._times(scales, self.layout.top / self._top(group), lanes)
 
     def offsets(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
         """f32 x lanes: what zero points take away from codes."""
-        offset = self.layout.zero_at(block, group) + token
-        zeros = T.cast(load(self.buffer, [self.head, offset], lanes), vector("int32", lanes))
-        unit = self.layout.top / ZERO_STEPS
-        value = T.cast(zeros, vector("float32", lanes))
-        return value if unit == 1 else value * splat(T.float32(unit), lanes)
+        zeros = self._words(block, group, token, lanes) & splat(T.uint16(ZERO_STEPS), lanes)
+        value = T.cast(T.cast(zeros, vector("int32", lanes)), vector("float32", lanes))
+        return self._times(value, self._top(group) / ZERO_STEPS, lanes)
 
     def exact(self, element: Any, lanes: int) -> Any:
         """f32 x lanes: elements ``element`` ... of the exact first token."""
-        return self._halves(self.layout.exact_at + element * 2, lanes)
-
-    def _halves(self, offset: Any, lanes: int) -> Any:
-        half = T.reinterpret(load(self.buffer, [self.head, offset], 2 * lanes), dtype=vector("float16", lanes))
+        place = [self.head, self.layout.exact_at + element * 2]
+        half = T.reinterpret(load(self.buffer, place, 2 * lanes), dtype=vector("float16", lanes))
         return T.cast(half, vector("float32", lanes))
+
+    def _top(self, group: Any) -> int:
+        """The highest code of a group."""
+        return self.layout.parts[group].top if self.layout.scheme.low else self.layout.top
+
+    @staticmethod
+    def _times(value: Any, factor: float, lanes: int) -> Any:
+        return value if factor == 1 else value * splat(T.float32(factor), lanes)
+
+    def _words(self, block: Any, group: Any, token: Any, lanes: int) -> Any:
+        word = 0 if self.layout.scheme.low else group
+        place = [self.head, self.layout.affine_at(block, word) + token * AFFINE_BYTES]
+        return T.reinterpret(load(self.buffer, place, AFFINE_BYTES * lanes), dtype=vector("uint16", lanes))
 
 
 def _bit_field(line: Any, width: int, field: int, position: int, lanes: int) -> Any:

@@ -12,11 +12,21 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import Registers, llvm, load, loop, stack, store, vector
-from bitwright.codegen.cache_layout import LINE_BYTES, ROWS, TOKENS, ZERO_STEPS, PackedCache, Plane
+from bitwright.codegen.cache_layout import (
+    INPUT_MULTIPLE,
+    LARGEST_HALF,
+    LARGEST_SCALE,
+    LINE_BYTES,
+    ROWS,
+    SCALE_MASK,
+    SCALE_ROUNDING,
+    TOKENS,
+    ZERO_STEPS,
+    PackedCache,
+    Plane,
+)
 from bitwright.codegen.vectormath import hold, maximum, reduce_lanes, splat
-
-LARGEST_SCALE = 65504.0
-"""The largest finite half."""
+from bitwright.scheme import AFFINE_BYTES
 
 
 def write_token(
@@ -25,36 +35,35 @@ def write_token(
     """Store a token at position ``at`` of ``head``; ``source(offset, lanes)`` gives float32 lanes of its elements."""
     block, token = T.Bind(T.floordiv(at, T.int64(TOKENS))), T.Bind(T.floormod(at, T.int64(TOKENS)))
     keys = layout.scheme.tensor == "k"
-    codes = stack((layout.units * layout.unit if keys else layout.width,), "uint8")
-    with loop(layout.groups) as group:
-        scale, zero = _quantize_group(layout, source, codes, group, lanes)
-        at_scale = layout.scale_at(block, group) + token * 2
-        store(cache, T.reinterpret(scale, dtype="uint8x2"), [head, at_scale], 2)
-        T.buffer_store(cache, zero, [head, layout.zero_at(block, group) + token])
+    codes = stack((-(-layout.width // INPUT_MULTIPLE) * INPUT_MULTIPLE,), "uint8")
+    with loop(layout.words) as group:
+        word = _quantize_group(layout, source, codes, group, lanes)
+        at_word = layout.affine_at(block, group) + token * AFFINE_BYTES
+        store(cache, T.reinterpret(word, dtype=vector("uint8", AFFINE_BYTES)), [head, at_word], AFFINE_BYTES)
     if layout.exact_tokens:
         with T.If(at == 0), T.Then():
             _write_exact(layout, cache, source, head, lanes)
     if keys:
-        _write_keys(layout, cache, codes, head, block, token)
+        for number, part in enumerate(layout.parts):
+            _write_keys(part, cache, codes, number * part.width, head, block, token)
     else:
         _write_values(layout, cache, codes, head, block, token)
 
 
 def _write_exact(layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, lanes: int) -> None:
     with loop(layout.width // lanes) as step:
-        limit = splat(LARGEST_SCALE, lanes)
-        value = T.max(T.min(source(step * lanes, lanes), limit), splat(-LARGEST_SCALE, lanes))
+        limit = splat(LARGEST_HALF, lanes)
+        value = T.max(T.min(source(step * lanes, lanes), limit), splat(-LARGEST_HALF, lanes))
         half = hold(T.cast(value, vector("float16", lanes)))
         place = [head, layout.exact_at + step * (2 * lanes)]
         store(cache, T.reinterpret(half, dtype=vector("uint8", 2 * lanes)), place, 2 * lanes)
 
 
-def _quantize_group(
-    layout: PackedCache, source: Callable[[Any, int], Any], codes: Any, group: Any, lanes: int
-) -> tuple[Any, Any]:
-    """Codes of one group to ``codes``; returns its scale (f16) and zero point (u8). The oracle says how."""
-    steps = layout.group // lanes
-    first = T.Bind(group * layout.group)
+def _quantize_group(layout: PackedCache, source: Callable[[Any, int], Any], codes: Any, group: Any, lanes: int) -> Any:
+    """Codes of one group to ``codes``; returns the word u16 of its scale and zero point. The oracle says how."""
+    size = layout.width // layout.words
+    steps = size // lanes
+    first = T.Bind(group * size)
     bounds = Registers(2, vector("float32", lanes))
     for index in range(2):
         bounds[index] = splat(0.0, lanes)
@@ -63,24 +72,31 @@ def _quantize_group(
         bounds[0] = T.min(bounds[0], value)
         bounds[1] = T.max(bounds[1], value)
     low, high = reduce_lanes(bounds[0], lanes, lambda a, b: T.min(a, b)), reduce_lanes(bounds[1], lanes, maximum)
-    half = Registers(1, "float16")
-    half[0] = T.cast(T.min((high - low) / T.float32(layout.top), T.float32(LARGEST_SCALE)), "float16")
-    wide = hold(T.cast(half[0], "float32"))
+    span = hold(high - low)
+    if layout.share < 1:
+        low = hold(low + span * T.float32((1 - layout.share) / 2))
+        span = span * T.float32(layout.share)
+    exact = T.cast(T.min(span / T.float32(layout.top), T.float32(LARGEST_SCALE)), "float16")
+    scale = hold((T.reinterpret(exact, dtype="uint16") + T.uint16(SCALE_ROUNDING)) & T.uint16(SCALE_MASK))
+    wide = hold(T.cast(T.reinterpret(scale, dtype="float16"), "float32"))
     inverse = hold(T.Select(wide > T.float32(0), T.float32(1) / wide, T.float32(0)))
     zero = hold(T.nearbyint((T.float32(0) - low) * inverse * T.float32(ZERO_STEPS / layout.top)))
     zero = hold(T.max(T.min(zero, T.float32(ZERO_STEPS)), T.float32(0)))
-    offset = hold(zero * T.float32(layout.top / ZERO_STEPS))
     single = vector("float32", lanes)
-    with loop(steps) as step:
-        column = first + step * lanes
-        shifted = llvm("llvm.fma", single, source(column, lanes), splat(inverse, lanes), splat(offset, lanes))
-        code = T.max(T.min(T.nearbyint(shifted), splat(float(layout.top), lanes)), splat(0.0, lanes))
-        whole = hold(T.cast(code, vector("int32", lanes)))
-        store(codes, T.cast(whole, vector("uint8", lanes)), [column], lanes)
-    return half[0], T.cast(T.cast(zero, "int32"), "uint8")
+    for number, part in enumerate(layout.parts):
+        offset = hold(zero * T.float32(part.top / ZERO_STEPS))
+        rate = hold(inverse * T.float32(part.top / layout.top)) if part.top != layout.top else inverse
+        with loop(layout.group // lanes) as step:
+            column = first + number * layout.group + step * lanes
+            shifted = llvm("llvm.fma", single, source(column, lanes), splat(rate, lanes), splat(offset, lanes))
+            code = T.max(T.min(T.nearbyint(shifted), splat(float(part.top), lanes)), splat(0.0, lanes))
+            whole = hold(T.cast(code, vector("int32", lanes)))
+            store(codes, T.cast(whole, vector("uint8", lanes)), [column], lanes)
+    return (scale << T.uint16(1)) | T.cast(T.cast(zero, "int32"), "uint16")
 
 
-def _write_keys(layout: PackedCache, cache: Any, codes: Any, head: Any, block: Any, token: Any) -> None:
+def _write_keys(layout: PackedCache, cache: Any, codes: Any, first: int, head: Any, block: Any, token: Any) -> None:
+    """Write a token's codes of the elements ``first`` ..., all of ``layout``."""
     with loop(layout.units * layout.unit - layout.width, start=layout.width) as missing:
         T.buffer_store(codes, T.uint8(0), [missing])
     run, row = T.floordiv(token, T.int64(ROWS)), T.floormod(token, T.int64(ROWS))
@@ -91,7 +107,7 @@ def _write_keys(layout: PackedCache, cache: Any, codes: Any, head: Any, block: A
                 word[0] = T.uint32(0)
                 for field in range(plane.fields):
                     step = line * plane.fields + field
-                    four = T.reinterpret(load(codes, [unit * layout.unit + 4 * step], 4), dtype="uint32")
+                    four = T.reinterpret(load(codes, [first + unit * layout.unit + 4 * step], 4), dtype="uint32")
                     bits = (four >> T.uint32(plane.position)) & T.uint32(_mask(plane) * 0x01010101)
                     word[0] = word[0] | (bits << T.uint32(plane.width * field))
                 offset = ((run * layout.units + unit) * layout.lines + plane.first + line) * LINE_BYTES + 4 * row

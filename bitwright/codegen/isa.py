@@ -22,6 +22,7 @@ class Isa:
         half: there is an instruction that widens half to single precision.
         requires: alternatives; one of these sets of LLVM features must be present.
         permute: there is an instruction that looks up every byte of a register in another register (vpermb).
+        scale_exponent: there is one that multiplies floats by powers of two (vscalefps).
     """
 
     name: str
@@ -31,6 +32,7 @@ class Isa:
     half: bool
     requires: tuple[frozenset[str], ...]
     permute: bool = False
+    scale_exponent: bool = False
 
     def runs_with(self, features: frozenset[str]) -> bool:
         return any(needed <= features for needed in self.requires)
@@ -38,10 +40,10 @@ class Isa:
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 
-_AVX512VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
+_AVX512VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni", "bmi"})
 
-AVX512VBMI = Isa("avx512vbmi", 16, 32, "vnni", True, (_AVX512VNNI | {"avx512vbmi"},), permute=True)
-AVX512VNNI = Isa("avx512vnni", 16, 32, "vnni", True, (_AVX512VNNI,))
+AVX512VBMI = Isa("avx512vbmi", 16, 32, "vnni", True, (_AVX512VNNI | {"avx512vbmi"},), permute=True, scale_exponent=True)
+AVX512VNNI = Isa("avx512vnni", 16, 32, "vnni", True, (_AVX512VNNI,), scale_exponent=True)
 AVXVNNI = Isa("avxvnni", 8, 16, "vnni", True, (_AVX2 | {"avxvnni"}, _AVX2 | {"avx512vl", "avx512vnni"}))
 AVX2 = Isa("avx2", 8, 16, "maddubs", True, (_AVX2,))
 GENERIC = Isa("generic", 8, 16, "portable", False, (frozenset(),))

@@ -75,6 +75,9 @@ at the top of a byte, is masked and multiplied where it lies; only the other pie
 INPUT_MULTIPLE = 32
 """Packed kernels work on whole units, and 32 inputs are a whole number of units at every width."""
 
+MAX_BLOCKS = 4
+"""Blocks of the largest tile."""
+
 _BYTES = {"uint8": 1, "int8": 1, "float16": 2, "float32": 4, "int32": 4, "int64": 8}
 
 
@@ -165,7 +168,7 @@ def choose_blocks(outputs: int, lanes: int) -> int:
         tiles = -(-whole // blocks)
         return tiles * blocks - whole, blocks == 1, tiles % 2 * blocks, -blocks
 
-    return min((4, 3, 2, 1), key=cost)
+    return min(range(MAX_BLOCKS, 0, -1), key=cost)
 
 
 def packed_layout(outputs: int, inputs: int, weight: WeightScheme, lanes: int) -> PackedLayout:

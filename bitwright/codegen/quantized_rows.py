@@ -12,14 +12,22 @@ LOW_BITS = 7
 """With two terms a number is 2**7 * high + low: both are int8, and the low term is between -64 and 63."""
 
 LARGEST = {1: 127, 2: 127 << LOW_BITS}
-"""The integer that the largest magnitude of a group becomes, by number of terms."""
+"""The integer that the largest magnitude of a group becomes, by number of terms; a little less where the scale was
+rounded up."""
+
+SCALE_BITS = {1: 3, 2: 23}
+"""Bits behind the leading one that a scale of activations has, by number of terms; scales are rounded up to them.
+
+So few of them that kernels can hold a table of what weights' scales times each mantissa are (``linear.scale_table``).
+"""
 
 
 @dataclass(frozen=True)
 class QuantizedRows:
     """Rows of ``group`` numbers that share a scale, each number an integer of one or two int8 terms.
 
-    With one term the error is at most 1/254 of the group's largest magnitude (2**-8), with two 1/32512 (2**-15).
+    With one term the error is at most 1/225 of the group's largest magnitude (1/254, 2**-8, if its scale needs no
+    rounding), with two 1/32512 (2**-15).
 
     Attributes:
         group: inputs that share a scale; 0 means the whole row.

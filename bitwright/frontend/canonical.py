@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import onnx_ir as ir
 
@@ -103,6 +104,11 @@ def _is_attention(node: ir.Node) -> bool:
     return paired and flat and heads and window and inputs[3] is None and attribute(node, "scale") is not None
 
 
+def _is_rotation(node: ir.Node) -> bool:
+    width = (dims(node.inputs[0]) or (0,))[-1]
+    return width == prod(int(attribute(node, name, 0)) for name in ("blocks", "order", "power"))
+
+
 _ATTENTION = _Rule(_is_attention, "3-D q, k and v, no mask, cache from the graph's inputs, head counts and scale given")
 RULES: dict[tuple[str, str], _Rule] = {
     ("", "Gather"): _Rule(_is_table_lookup, "rows of a constant table picked by an input, axis 0"),
@@ -120,6 +126,7 @@ RULES: dict[tuple[str, str], _Rule] = {
     ),
     ("", "Attention"): _ATTENTION,
     (BITWRIGHT_DOMAIN, "Attention"): _ATTENTION,
+    (BITWRIGHT_DOMAIN, "Rotate"): _Rule(_is_rotation, "of a width that blocks * order * power is"),
     **{("", op): _Rule(lambda node: True, "") for op in ELEMENTWISE},
 }
 

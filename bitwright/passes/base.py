@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import tvm
 import tvm_ffi
@@ -154,6 +154,12 @@ def same_matrix(left: Any, right: Any) -> bool:
     if len(types) != 2 or any(len(ty.shape.values) != 2 for ty in types):
         return False
     return bool(tvm_ffi.structural_equal(*(ty.shape for ty in types)))
+
+
+def static_rows(value: Any) -> Literal[1] | None:
+    """1 if the value has exactly one row, else None."""
+    rows = value.ty.shape.values[0]
+    return 1 if isinstance(rows, tirx.IntImm) and int(rows) == 1 else None
 
 
 def column_slice(bound: dict[Any, Any], variable: Any) -> tuple[Any, int] | None:

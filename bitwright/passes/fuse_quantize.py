@@ -1,8 +1,8 @@
 """Let the kernel that computes an activation quantize it as well.
 
-In: ``quantize_activation(y)`` where y is the result of a normalisation or a gated activation and nothing else reads
-it. Out:
-one ``norm_quantized``, ``add_norm_quantized`` or ``glu_quantized`` call; the float activation is never stored.
+In: ``quantize_activation(y)`` where y is the result of a normalisation, a gated activation or a rotation and nothing
+else reads it. Out: one ``norm_quantized``, ``add_norm_quantized``, ``glu_quantized`` or ``rotate_quantized`` call; the
+float activation is never stored.
 """
 
 from __future__ import annotations
@@ -81,6 +81,10 @@ def _fuse(bound: dict[Any, Any], activation: Any, quantized: dict[str, int], act
     if relax_ops.name_of(value) == "glu":
         kind = str(value.attrs["activation"])  # type: ignore[union-attr]
         actions[activation] = lambda new: relax_ops.call("glu_quantized", new.args, activation=kind, **quantized)
+        return 0
+    if relax_ops.name_of(value) == "rotate":
+        rotation = {str(name): int(number) for name, number in value.attrs.items()}  # type: ignore[union-attr]
+        actions[activation] = lambda new: relax_ops.call("rotate_quantized", new.args, **rotation, **quantized)
         return 0
     if operator_name(value) in _NORMS and len(activation.ty.shape.values) == 2:
         kind, epsilon = _NORMS[operator_name(value)], float(value.attrs.epsilon)  # type: ignore[union-attr]

@@ -61,5 +61,8 @@ def legal_caches(site: Site) -> list[CacheScheme]:
     letter: Any = site.kind[0]
     packed = [CacheScheme(letter, bits, group) for bits in BITS for group in (*CACHE_GROUPS, 0)]
     packed += [CacheScheme(letter, bits, group, mapped=True) for bits in BITS for group in (*CACHE_GROUPS, 0)]
+    if letter == "k":
+        pairs = [(high, low) for high in BITS for low in BITS if low < high]
+        packed += [CacheScheme(letter, high, mapped=True, low=low) for high, low in pairs]
     candidates = [*packed, CacheScheme(letter, 16), CacheScheme(letter, 32)]
     return [scheme for scheme in candidates if why_no_packed_cache(scheme, site.shape[1]) is None]

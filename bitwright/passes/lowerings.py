@@ -22,14 +22,24 @@ from bitwright.codegen.elementwise import BinarySpec, GluSpec, UnarySpec, build_
 from bitwright.codegen.embedding import build_embedding
 from bitwright.codegen.head_map import HeadMapSpec, build_head_map
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear import AnyLinear, build_linear, linear_spec, linear_team_kernel
+from bitwright.codegen.linear import (
+    AnyLinear,
+    GluLinearSpec,
+    LinearSpec,
+    build_glu_linear,
+    build_linear,
+    linear_spec,
+    linear_team_kernel,
+)
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.norm import NormSpec, build_norm
 from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
+from bitwright.codegen.rotate import RotateSpec, build_rotate
 from bitwright.codegen.rows import TakeLastSpec, build_take_last
 from bitwright.codegen.team import TeamKernel, standalone
-from bitwright.passes.base import column_slice
+from bitwright.hadamard import Rotation
+from bitwright.passes.base import column_slice, static_rows
 from bitwright.runs import parse_weights
 
 # TVM's pattern kind of functions that are not fused with others.
@@ -107,12 +117,6 @@ class Lowering:
         return self.rewriter.builder.normalize(self.call).ty
 
 
-def static_rows(value: Any) -> Any:
-    """1 if the value has exactly one row, else None."""
-    rows = value.ty.shape.values[0]
-    return 1 if hasattr(rows, "value") and int(rows.value) == 1 else None
-
-
 def _columns(at: Lowering, value: Any) -> tuple[Any, Columns | None]:
     """What a kernel for many tokens reads instead of a slice: the matrix, and the columns of it that ``value`` is."""
     found = column_slice(at.rewriter.bound, value) if at.rows is None else None
@@ -126,10 +130,19 @@ def _width(value: Any) -> int:
 
 
 def _packed_linear(at: Lowering) -> Any:
-    spec = _matrix(at, bias=bool(at.attribute("has_bias")))
+    spec = _matrix(at, bias=bool(at.attribute("has_bias")), residual="has_residual" in at.call.attrs)
     name = f"{spec.name}{'_decode' if at.rows else ''}"
     build = linear_team_kernel if at.rows else build_linear
     return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name, schedules=at.schedules)), at.call.args)
+
+
+def _packed_glu(at: Lowering) -> Any:
+    linear = _matrix(at, bias=False)
+    assert isinstance(linear, LinearSpec), "the pass that joins gates found one scheme"
+    spec = GluLinearSpec(linear, _GLU[str(at.attribute("activation"))], at.quantized_rows())
+    return at.emit(
+        at.kernel(spec, lambda: build_glu_linear(spec, at.isa, spec.name, schedules=at.schedules)), at.call.args
+    )
 
 
 def _packed_embedding(at: Lowering) -> Any:
@@ -137,9 +150,9 @@ def _packed_embedding(at: Lowering) -> Any:
     return at.emit(at.kernel(("embedding", table), lambda: build_embedding(table, at.isa)), at.call.args)
 
 
-def _matrix(at: Lowering, *, bias: bool) -> AnyLinear:
+def _matrix(at: Lowering, *, bias: bool, residual: bool = False) -> AnyLinear:
     scheme, shape = parse_weights(str(at.attribute("scheme"))), (at.attribute("outputs"), at.attribute("inputs"))
-    return linear_spec(scheme, int(shape[0]), int(shape[1]), bias=bias, rows=at.rows)
+    return linear_spec(scheme, int(shape[0]), int(shape[1]), bias=bias, rows=at.rows, residual=residual)
 
 
 def _quantize_activation(at: Lowering) -> Any:
@@ -171,6 +184,12 @@ def _head_map(at: Lowering) -> Any:
     groups, size, _ = (int(extent) for extent in matrices.ty.shape.values)
     spec = HeadMapSpec(heads, groups, size, len(at.call.args) > 2, at.rows, at.isa.lanes)
     return at.emit(at.kernel(spec, lambda: build_head_map(spec)), at.call.args)
+
+
+def _rotate(at: Lowering) -> Any:
+    rotation = Rotation(*(int(at.attribute(name)) for name in ("blocks", "order", "power")))
+    spec = RotateSpec(rotation, bool(int(at.attribute("transposed"))), at.rows, at.isa.lanes, at.quantize)
+    return at.emit(at.kernel(spec, lambda: build_rotate(spec)), at.call.args)
 
 
 def _attention(at: Lowering) -> Any:
@@ -304,9 +323,12 @@ def _binary(operator: Any) -> Callable[[Lowering], Any]:
 
 LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
     "packed_linear": _packed_linear,
+    "packed_glu": _packed_glu,
     "packed_embedding": _packed_embedding,
     "quantize_activation": _quantize_activation,
     "head_map": _head_map,
+    "rotate": _rotate,
+    "rotate_quantized": _rotate,
     "rope": _rope,
     "attention": _attention,
     "attention_full": _attention_full,

@@ -2,22 +2,23 @@
 
 In: ``attention(q, k, v, ...)`` annotated with a scheme of mapped keys. Out: ``attention(head_map(q, matrices),
 head_map(k, matrices, shift), v, ...)``: the same scores, up to a constant per query, from keys that are easy to
-quantize (``bitwright.keymap``). Mapped values: ``head_map(attention(q, k, head_map(v, mixing), ...), mixing.T)``: the
-weighted sums of mapped values are the mapped sums. Other attentions are left alone.
+quantize (``bitwright.keymap``). Mapped values: ``head_map(attention(q, k, head_map(v, matrices), ...), inverses)``: the
+weighted means of mapped values are the mapped means. Other attentions are left alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bitwright import relax_ops
+from bitwright.cachemaps import KEY_TENSORS, VALUE_TENSORS, CacheMaps
 from bitwright.errors import InternalError
-from bitwright.keymap import KeyMap, mixing
+from bitwright.keymap import HeadMap
 from bitwright.passes.base import rewrite, with_event
 from bitwright.program import Parameter, Program
 from bitwright.scheme import CacheScheme
@@ -28,10 +29,10 @@ class MapKeys:
     """See the module's description.
 
     Attributes:
-        maps: by layer, for every layer whose keys the plan stores mapped.
+        maps: of every cache that the plan stores mapped.
     """
 
-    maps: Mapping[int, KeyMap] = field(default_factory=dict)
+    maps: CacheMaps = CacheMaps()  # noqa: RUF009 - a frozen value
     name: str = "map_keys"
 
     def __call__(self, program: Program) -> Program:
@@ -49,27 +50,31 @@ class MapKeys:
         def visit(rewriter: Any, _variable: Any, value: Any) -> Any:
             if relax_ops.name_of(value) != "attention":
                 return None
-            keys, values = (CacheScheme.parse(str(value.attrs[f"{letter}_scheme"])).mapped for letter in "kv")
-            if not keys and not values:
+            keys, values = (CacheScheme.parse(str(value.attrs[f"{letter}_scheme"])) for letter in "kv")
+            if not keys.mapped and not values.mapped:
                 return None
             layer = int(value.attrs["layer"])
             layers.add(layer)
             q, k, v, *rest = value.args
             q_heads, kv_heads = (int(value.attrs[f"{letter}_heads"]) for letter in ("q", "kv"))
-            if keys:
-                if layer not in self.maps:
-                    raise InternalError(f"no key map was calibrated for layer {layer}", where="map_keys")
-                maps = self.maps[layer]
-                q = mapped(rewriter, q, q_heads, layer, {"query_map": maps.queries})
-                k = mapped(rewriter, k, kv_heads, layer, {"key_map": maps.keys, "key_shift": maps.shift})
-            mix = mixing(int(v.ty.shape.values[1]) // kv_heads).astype(np.float32)[None]
-            if values:
-                v = mapped(rewriter, v, kv_heads, layer, {"value_map": mix})
+            if keys.mapped:
+                maps = self._of(f"layer.{layer}.k_cache", keys)
+                query, key, shift = KEY_TENSORS
+                q = mapped(rewriter, q, q_heads, layer, {query: maps.inverse.transpose(0, 2, 1)})
+                k = mapped(rewriter, k, kv_heads, layer, {key: maps.forward, shift: maps.shift})
+            if values.mapped:
+                maps = self._of(f"layer.{layer}.v_cache", values)
+                v = mapped(rewriter, v, kv_heads, layer, {VALUE_TENSORS[0]: maps.forward})
             attributes = {str(name): attribute for name, attribute in value.attrs.items()}
             y = rewriter.emit(relax_ops.call("attention", [q, k, v, *rest], **attributes))
-            back = np.ascontiguousarray(mix.transpose(0, 2, 1))
-            return mapped(rewriter, y, q_heads, layer, {"value_map_back": back}) if values else y
+            return mapped(rewriter, y, q_heads, layer, {VALUE_TENSORS[1]: maps.inverse}) if values.mapped else y
 
         module = rewrite(program.module, visit)
         done = replace(program, module=module, parameters=parameters)
         return with_event(done, self.name, layers=len(layers))
+
+    def _of(self, site: str, scheme: CacheScheme) -> HeadMap:
+        found = self.maps.of(site)
+        if found is None:
+            raise InternalError(f"no map was calibrated for {site}", where=self.name)
+        return found.mixed(bool(scheme.low))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bitwright.plan import Plan
 from bitwright.plans.place import Place
 from bitwright.runs import MixedScheme, Scheme
-from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.scheme import AFFINE_BYTES, CacheScheme, LinearScheme
 from bitwright.site import Site
 
 SCALE_BITS, ZERO_BITS = 16, 8
@@ -28,7 +28,7 @@ def bits_per_number(scheme: Scheme, site: Site | None) -> float:
     if isinstance(scheme, CacheScheme):
         if site is not None:
             return 8 * scheme.bytes_per_token(*site.shape) / (site.shape[0] * site.shape[1])
-        return scheme.bits + ((SCALE_BITS + ZERO_BITS) / scheme.group if scheme.group else 0.0)
+        return scheme.bits + (8 * AFFINE_BYTES / scheme.group if scheme.group else 0.0)
     return _of_weights(scheme, site)
 
 

@@ -40,6 +40,7 @@ class Breakdown:
         seconds: of the whole step as a caller sees it, without any profiling.
         kernels: in the order of their first call.
         bandwidth: bytes per second of the read loop on as many bytes.
+        samples: of which ``seconds`` is the median.
     """
 
     test: str
@@ -48,6 +49,7 @@ class Breakdown:
     seconds: float
     kernels: tuple[KernelTime, ...]
     bandwidth: float
+    samples: tuple[float, ...] = ()
 
     @property
     def outside(self) -> float:

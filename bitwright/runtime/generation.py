@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -20,6 +20,20 @@ class PieceDecoder(Protocol):
     def push(self, number: int) -> str: ...
 
     def finish(self) -> str: ...
+
+
+class Feeder(Protocol):
+    """Feeds an answer's tokens to the model."""
+
+    @property
+    def dropped(self) -> int:
+        """Tokens of the text so far that the context had no room for."""
+
+    def feed(self, tokens: Sequence[int]) -> tuple[Prediction, int]:
+        """Make the cache hold the prompt; return the prediction behind it and how many tokens were there already."""
+
+    def decode(self, number: int) -> Prediction | None:
+        """Append one token and return the prediction behind it, or None when the cache is full."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +66,18 @@ class Generation(Iterator[str]):
         self,
         ids: Sequence[int],
         *,
-        feed: Callable[[Sequence[int]], tuple[Prediction, int]],
-        decode: Callable[[int], Prediction | None],
+        feeder: Feeder,
         decoder: PieceDecoder,
         options: SamplingOptions,
         limits: Limits,
     ) -> None:
-        """``feed`` makes the cache hold the prompt and returns the prediction behind it and how many tokens were there.
-
-        ``decode`` appends one token and returns the prediction behind it, or None when the cache is full.
-        """
         self.prompt_ids = tuple(ids)
         self.ids: list[int] = []
         """Tokens of the answer so far, the one that ended it included."""
-        self._feed, self._decode, self._decoder = feed, decode, decoder
+        self._feeder, self._decoder = feeder, decoder
         self._sampler, self._limits, self._stops = Sampler(options), limits, StopStrings(limits.stops)
         self._reason: StopReason | None = None
-        self._reused = 0
+        self._reused = self._computed = 0
         self._started = self._fed = self._first = self._last = 0.0
         self._pieces = self._run()
 
@@ -89,14 +98,15 @@ class Generation(Iterator[str]):
         """
         if self._reason is None:
             raise UsageError("the answer has not ended", remedy="read all pieces, or close the generation, first")
-        fed, seconds = len(self.prompt_ids) - self._reused, self._fed - self._started
+        seconds = self._fed - self._started
         decoding = self._last - self._first
         return GenerationStats(
             prompt_tokens=len(self.prompt_ids),
             reused_tokens=self._reused,
+            dropped_tokens=self._feeder.dropped,
             new_tokens=len(self.ids),
             first_token_seconds=max(0.0, self._first - self._started),
-            prefill_tokens_per_second=fed / seconds if seconds > 0 else None,
+            prefill_tokens_per_second=self._computed / seconds if seconds > 0 else None,
             decode_tokens_per_second=(len(self.ids) - 1) / decoding if decoding > 0 else None,
             stop_reason=self._reason,
         )
@@ -118,7 +128,8 @@ class Generation(Iterator[str]):
     def _tokens(self) -> Iterator[int]:
         """Sample tokens until a limit; the token that ends the text is not yielded."""
         self._started = time.perf_counter()
-        prediction, self._reused = self._feed(self.prompt_ids)
+        prediction, self._reused = self._feeder.feed(self.prompt_ids)
+        self._computed = len(self.prompt_ids) - self._feeder.dropped - self._reused
         self._fed = time.perf_counter()
         while True:
             number = self._sampler.choose(prediction, chain(self.prompt_ids, self.ids))
@@ -133,7 +144,7 @@ class Generation(Iterator[str]):
             if len(self.ids) >= self._limits.max_tokens:
                 self._reason = "length"
                 return
-            following = self._decode(number)
+            following = self._feeder.decode(number)
             if following is None:
                 self._reason = "context"
                 return

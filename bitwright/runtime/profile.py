@@ -26,11 +26,11 @@ _RUN = 0
 _BUILTIN = "vm."
 _NOTHING_CALLS = 200
 _SEED = 0
-_TURNS = 4
+TURNS = 4
 
 
 def profile_step(
-    session: Session, tokens: int, depth: int, read: Callable[[], float], *, repetitions: int = 5
+    session: Session, tokens: int, depth: int, read: Callable[[], float], *, repetitions: int = 5, turns: int = TURNS
 ) -> Breakdown:
     """Profile the processing of ``tokens`` tokens behind ``depth`` others: a decode step if it is one, else a chunk.
 
@@ -38,6 +38,7 @@ def profile_step(
         read: measures the bandwidth to compare with, bytes per second.
         repetitions: rounds of reading, then of plain and profiled runs in turns, the first two of which are not
             counted: they find the weights displaced by the reading. Medians are taken.
+        turns: that are counted, of each round.
 
     Raises:
         UsageError: more tokens than one chunk holds.
@@ -56,7 +57,7 @@ def profile_step(
     bandwidths, plain, runs = [], [], []
     for _ in range(repetitions):
         bandwidths.append(read())
-        for turn in range(_TURNS + 1):
+        for turn in range(turns + 1):
             _plain(session, new)  # wakes the threads, which sleep soon after they have nothing to do
             seconds = _plain(session, new)
             if tokens == 1 and step is not None:
@@ -73,6 +74,7 @@ def profile_step(
         seconds=statistics.median(plain),
         kernels=median_times(runs),
         bandwidth=statistics.median(bandwidths),
+        samples=tuple(plain),
     )
 
 

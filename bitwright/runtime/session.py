@@ -8,27 +8,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from bitwright.errors import InputError, UnsupportedError, UsageError
+from bitwright.errors import UnsupportedError, UsageError
+from bitwright.runtime.answer import AnswerOptions, begin_answer
 from bitwright.runtime.artifact import Artifact, Manifest
-from bitwright.runtime.artifact.files import CHAT_TEMPLATE, GENERATION, TOKENIZER
-from bitwright.runtime.cache_file import read_cache, write_cache
 from bitwright.runtime.chat import ChatTemplate, Message
-from bitwright.runtime.generation import Completion, Generation, Limits
+from bitwright.runtime.generation import Completion, Generation
 from bitwright.runtime.library import choose_threads
+from bitwright.runtime.model_text import ModelText
 from bitwright.runtime.module import CompiledModule
-from bitwright.runtime.sampling import Prediction, SamplingOptions
+from bitwright.runtime.sampling import Prediction
+from bitwright.runtime.token_cache import TokenCache
+from bitwright.runtime.token_ids import checked_ids
 from bitwright.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
-
-DEFAULT_MAX_TOKENS = 256
+    from typing_extensions import Unpack
 
 
 def load(path: str | Path, *, threads: int | None = None, copy_weights: bool | None = None) -> Session:
@@ -60,7 +59,8 @@ class Session:
     def __init__(self, artifact: Artifact, module: CompiledModule) -> None:
         self.artifact = artifact
         self.module = module
-        self._cached: list[int] = []
+        self.cache = TokenCache(artifact.manifest, module.state)
+        self.text = ModelText(artifact)
 
     # What it is ------------------------------------------------------------------------------------------------------
 
@@ -81,59 +81,38 @@ class Session:
     @property
     def position(self) -> int:
         """Tokens in the cache."""
-        return len(self._cached)
+        return len(self.cache)
 
     @property
     def threads(self) -> int:
         return self.module.threads
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The artifact's tokenizer.
 
         Raises:
             UnsupportedError: it was compiled without one.
         """
-        path = self._member(TOKENIZER, "pass token ids, or compile from a source that has a tokenizer")
-        return Tokenizer(path)
+        return self.text.tokenizer
 
-    @cached_property
+    @property
     def chat_template(self) -> ChatTemplate:
         """The artifact's chat template.
 
         Raises:
             UnsupportedError: the model has none.
         """
-        path = self._member(CHAT_TEMPLATE, "pass a plain prompt: this is no chat model")
-        config, tokens = self.generation_config, {}
-        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-            number = config.get(f"{name}_id")
-            first = number[0] if isinstance(number, list) and number else number
-            token = self.tokenizer.token(first) if isinstance(first, int) else None
-            tokens[name] = token or ""
-        try:
-            source = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError("the chat template is not UTF-8", where=f"{path}, byte {error.start}") from error
-        return ChatTemplate(source, where=str(path), tokens=tokens)
+        return self.text.chat_template
 
     @property
     def has_chat_template(self) -> bool:
-        return CHAT_TEMPLATE in self.manifest.files
+        return self.text.has_chat_template
 
-    @cached_property
+    @property
     def generation_config(self) -> dict[str, Any]:
         """``generation_config.json``, empty where the artifact has none."""
-        if GENERATION not in self.manifest.files:
-            return {}
-        path = self.artifact.folder / GENERATION
-        try:
-            config = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise InputError("the generation config is not JSON", where=str(path), limit=str(error)) from error
-        if not isinstance(config, dict):
-            raise InputError("the generation config is not a JSON object", where=str(path))
-        return config
+        return self.text.generation_config
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -142,22 +121,13 @@ class Session:
         Raises:
             InputError: the generation config holds something else there.
         """
-        value = self.generation_config.get("eos_token_id")
-        ids = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in ids):
-            raise InputError(
-                f"eos_token_id is {value!r}",
-                where=str(self.artifact.folder / GENERATION),
-                limit="a token id, a list of them, or null",
-                remedy="correct the model's generation_config.json and compile it again",
-            )
-        return frozenset(ids)
+        return self.text.end_ids
 
     # Numbers ---------------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Forget all tokens: the next one stands at position 0."""
-        self._cached.clear()
+        self.cache.rewind(0)
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from ``position`` on.
@@ -165,9 +135,7 @@ class Session:
         Raises:
             UsageError: the cache holds fewer tokens.
         """
-        if not 0 <= position <= self.position:
-            raise UsageError(f"cannot rewind to token {position}", limit=f"the cache holds {self.position} tokens")
-        del self._cached[position:]
+        self.cache.rewind(position)
 
     def save_cache(self, path: str | Path) -> None:
         """Write the cache and the tokens it holds to a file, whole or not at all.
@@ -175,7 +143,7 @@ class Session:
         Raises:
             UsageError: the place cannot be written.
         """
-        write_cache(Path(path), self.manifest, self._cached, self.module.state)
+        self.cache.save(Path(path))
 
     def restore_cache(self, path: str | Path) -> None:
         """Replace the cache by one that ``save_cache`` wrote: prompts that begin with its tokens reuse them.
@@ -183,7 +151,7 @@ class Session:
         Raises:
             InputError: the file cannot be read, is damaged, or was saved by another artifact. The cache is as before.
         """
-        self._cached = read_cache(Path(path), self.manifest, self.module.state)
+        self.cache.restore(Path(path))
 
     def prefill(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Append ``ids`` to the cache and return float32 [vocab], the logits behind the last of them.
@@ -192,14 +160,14 @@ class Session:
             UsageError: no ids, an id outside the vocabulary, or more than the cache has room for.
         """
         self._need("decoder")
-        tokens = self._ids(ids)
-        self._need_room(len(tokens))
+        tokens = checked_ids(ids, self.vocab)
+        self.cache.need_room(len(tokens))
         chunk = self.manifest.interface.prefill_chunk
         logits: np.ndarray | None = None
         for start in range(0, len(tokens), chunk):
             part = tokens[start : start + chunk]
             logits = self.module.step("decode" if len(part) == 1 else "prefill", part, self.position)[0]
-            self._cached.extend(part)
+            self.cache.append(part)
         assert logits is not None
         return logits
 
@@ -219,10 +187,10 @@ class Session:
         if step is None:
             return Prediction(self.decode(number))
         if not 0 <= number < self.vocab:
-            self._ids([number])
-        self._need_room(1)
+            checked_ids([number], self.vocab)
+        self.cache.need_room(1)
         self.module.decode(number, self.position)
-        self._cached.append(number)
+        self.cache.append((number,))
         return Prediction(step.logits[0], int(step.best[0]))
 
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -236,9 +204,9 @@ class Session:
         import numpy as np
 
         self._need("decoder")
-        count = len(self._ids(ids))
+        count = len(checked_ids(ids, self.vocab))
         self.reset()
-        self._need_room(count)
+        self.cache.need_room(count)
         result = np.empty((count, self.vocab), dtype=np.float32)
         start = 0
         for piece in self.rows(ids):
@@ -255,18 +223,18 @@ class Session:
             UsageError: no ids, an id outside the vocabulary, more ids than the context, or ``first`` beyond them.
         """
         self._need("decoder")
-        tokens = self._ids(ids)
+        tokens = checked_ids(ids, self.vocab)
         if not 0 <= first < len(tokens):
             raise UsageError(f"rows from {first} on", where="first", limit=f"0 to {len(tokens) - 1}")
-        self.rewind(self._shared(tokens[:first]))
-        self._need_room(len(tokens) - self.position)
+        self.cache.rewind(self.cache.shared(tokens[:first]))
+        self.cache.need_room(len(tokens) - self.position)
         if self.position < first:
             self.prefill(tokens[self.position : first])
         chunk = self.manifest.interface.prefill_chunk
         for start in range(first, len(tokens), chunk):
             part = tokens[start : start + chunk]
             piece = self.module.step("score", part, self.position)
-            self._cached.extend(part)
+            self.cache.append(part)
             yield piece
 
     def encode(
@@ -278,8 +246,8 @@ class Session:
             UsageError: no ids, an id outside the vocabulary, more ids than the context, or unfitting token types.
         """
         self._need("encoder")
-        tokens = self._ids(ids)
-        self._need_room(len(tokens))
+        tokens = checked_ids(ids, self.vocab)
+        self.cache.need_room(len(tokens))
         kinds = self.manifest.interface.token_types
         types = [0] * len(tokens) if token_types is None else [int(kind) for kind in token_types]
         fits = len(types) == len(tokens) and all(0 <= kind < kinds for kind in types)
@@ -298,14 +266,7 @@ class Session:
         messages: Sequence[Message] | None = None,
         ids: Sequence[int] | None = None,
         stream: Literal[False] = False,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        **options: Unpack[AnswerOptions],
     ) -> Completion: ...
 
     @overload
@@ -316,14 +277,7 @@ class Session:
         messages: Sequence[Message] | None = None,
         ids: Sequence[int] | None = None,
         stream: Literal[True],
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        **options: Unpack[AnswerOptions],
     ) -> Generation: ...
 
     def generate(
@@ -333,25 +287,20 @@ class Session:
         messages: Sequence[Message] | None = None,
         ids: Sequence[int] | None = None,
         stream: bool = False,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        **options: Unpack[AnswerOptions],
     ) -> Completion | Generation:
         """Continue a ``prompt``, answer ``messages`` through the chat template, or continue token ``ids``: one of them.
 
         Tokens that the cache already holds (an earlier turn of the same conversation) are not computed again.
 
         Args:
-            stream: True returns a ``Generation``, an iterator of pieces of text with ``stats`` at its end; False
-                the whole
-                answer, a ``str`` with ``ids`` and ``stats``.
+            stream: True returns a ``Generation``, an iterator of pieces of text with ``stats`` at its end; False the
+                whole answer, a ``str`` with ``ids`` and ``stats``.
             max_tokens: most tokens of the answer. It also ends when the cache is full, at an end-of-text token or at a
                 ``stop`` string (which is cut off).
+            context_shift: do not end when the cache is full, nor refuse a longer prompt, but drop the older half of the
+                tokens behind the first ``keep``, and read again what stays (see ``context_shift.ContextShift``).
+            keep: by default what stands before the first user's text in ``messages``, and 4 tokens at least.
             temperature, top_k, top_p, min_p, repetition_penalty, seed: see ``SamplingOptions``; where None, what the
                 model's generation config recommends, else greedy.
 
@@ -360,93 +309,10 @@ class Session:
             UnsupportedError: no tokenizer or chat template in the artifact.
         """
         self._need("decoder")
-        given = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-            "seed": seed,
-        }
-        options = self._options(given)
-        limits = Limits(max_tokens, self.end_ids, (stop,) if isinstance(stop, str) else tuple(stop))
-        tokens = self._prompt(prompt, messages, ids)
-        generation = Generation(
-            tokens,
-            feed=self._feed,
-            decode=self._decode,
-            decoder=self.tokenizer.stream(),
-            options=options,
-            limits=limits,
-        )
+        generation = begin_answer(self, prompt, messages, ids, **options)
         return generation if stream else Completion.of(generation)
 
-    def _options(self, given: dict[str, Any]) -> SamplingOptions:
-        try:
-            SamplingOptions.recommended(self.generation_config)
-        except UsageError as error:
-            raise InputError(
-                f"the model recommends an impossible {error.where}: {error.what}",
-                where=str(self.artifact.folder / GENERATION),
-                limit=error.limit,
-                remedy="correct the model's generation_config.json and compile it again",
-            ) from error
-        return SamplingOptions.recommended(self.generation_config, **given)
-
-    def _prompt(self, prompt: str | None, messages: Sequence[Message] | None, ids: Sequence[int] | None) -> list[int]:
-        if sum(source is not None for source in (prompt, messages, ids)) != 1:
-            raise UsageError("nothing or too much to continue", remedy="pass one of prompt, messages and ids")
-        if messages is not None:
-            text = self.chat_template.render(messages)
-            tokens = self.tokenizer.encode(text, special=False)
-        elif prompt is not None:
-            if not prompt:
-                raise self._empty()
-            tokens = self.tokenizer.encode(prompt)
-        else:
-            tokens = list(ids or ())
-        tokens = self._ids(tokens)
-        if len(tokens) > self.context:
-            raise self._too_long(len(tokens))
-        return tokens
-
-    def _feed(self, tokens: Sequence[int]) -> tuple[Prediction, int]:
-        """Make the cache hold exactly ``tokens``; return what follows the last and how many were there already."""
-        # At least the last token is fed again: its logits are needed.
-        shared = self._shared(tokens[:-1])
-        self.rewind(shared)
-        return Prediction(self.prefill(tokens[shared:])), shared
-
-    def _shared(self, tokens: Sequence[int]) -> int:
-        """How many tokens at the beginning of ``tokens`` the cache holds."""
-        pairs = zip(self._cached, tokens, strict=False)
-        return next((i for i, (old, new) in enumerate(pairs) if old != new), min(self.position, len(tokens)))
-
-    def _decode(self, number: int) -> Prediction | None:
-        if self.position >= self.context:
-            return None
-        return self.advance(number)
-
     # Checks ----------------------------------------------------------------------------------------------------------
-
-    def _ids(self, ids: Sequence[int] | np.ndarray) -> list[int]:
-        import numpy as np
-
-        array = np.asarray(ids)
-        if array.size == 0:
-            raise self._empty()
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise UsageError(
-                f"token ids are {array.dtype} of shape {array.shape}", limit="one row of whole numbers", where="ids"
-            )
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= self.vocab:
-            raise UsageError(
-                f"token id {low if low < 0 else high} is outside the vocabulary",
-                where="ids",
-                limit=f"0 to {self.vocab - 1}",
-            )
-        return [int(number) for number in array]
 
     def _need(self, kind: str) -> None:
         if self.manifest.kind != kind:
@@ -457,22 +323,3 @@ class Session:
                 where=str(self.artifact.folder),
                 remedy="use encode(ids)" if self.manifest.kind == "encoder" else "use generate, prefill or logits",
             )
-
-    def _need_room(self, count: int) -> None:
-        if self.position + count > self.context:
-            raise self._too_long(self.position + count)
-
-    def _too_long(self, count: int) -> UsageError:
-        return UsageError(
-            f"the text has {count} tokens",
-            limit=f"the context of this artifact is {self.context} tokens",
-            remedy="shorten it, or compile the model with a larger --context",
-        )
-
-    def _empty(self) -> UsageError:
-        return UsageError("the prompt is empty", limit="at least one token", remedy="pass some text")
-
-    def _member(self, name: str, remedy: str) -> Path:
-        if name not in self.manifest.files:
-            raise UnsupportedError(f"the artifact has no {name}", where=str(self.artifact.folder), remedy=remedy)
-        return self.artifact.folder / name

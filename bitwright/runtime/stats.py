@@ -15,6 +15,7 @@ class GenerationStats:
     Attributes:
         prompt_tokens: tokens of the prompt.
         reused_tokens: those of them that the cache held already.
+        dropped_tokens: tokens of prompt and answer that a context shift dropped.
         new_tokens: tokens of the answer, the one that ended it included.
         first_token_seconds: from the call to the first token, prompt processing included.
         prefill_tokens_per_second: prompt tokens that were processed per second; None if there was nothing to time.
@@ -25,6 +26,7 @@ class GenerationStats:
 
     prompt_tokens: int
     reused_tokens: int
+    dropped_tokens: int
     new_tokens: int
     first_token_seconds: float
     prefill_tokens_per_second: float | None

@@ -37,7 +37,7 @@ def joint(problem: Problem, strategy: str) -> Plan:
     return _named(allocate(profile, replace(budgets, max_decode_ms=SLOWER * alone), settings), strategy)
 
 
-def fastest(problem: Problem, strategy: str) -> Plan:
+def fastest(problem: Problem, strategy: str, grain: Literal["tile", "matrix"]) -> Plan:
     """Least decode time within the bytes, at hardly more divergence than the plan of least divergence.
 
     Raises:
@@ -48,9 +48,9 @@ def fastest(problem: Problem, strategy: str) -> Plan:
             f"{strategy} needs latencies of {problem.costs.profile.header.target_name}",
             remedy="measure them with `bitwright latency MODEL --target ...` first, or leave the strategy out",
         )
-    least = _weights_only(problem, "tile").predicted["kl"]
+    least = _weights_only(problem, grain).predicted["kl"]
     budgets = replace(problem.budgets, max_kld=WORSE * least, minimise="decode_ms")
-    settings = Settings(activations=(8,), latencies=problem.latencies)
+    settings = Settings(grain=grain, activations=(8,), latencies=problem.latencies)
     return _named(allocate(float_caches(problem.costs.profile), budgets, settings), strategy)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import UsageError
+from bitwright.rotated_parts import Part
 from bitwright.study.cell import Cell, Measurements
 from bitwright.study.request import Stage, StudyRequest
 from bitwright.target import Target
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from bitwright.options import QuantizerName
     from bitwright.runtime.rows import Logits
     from bitwright.runtime.session import Session
+    from bitwright.sensitivity import Profile
+    from bitwright.study.solve import Desk
 
 Tell = Callable[[str], None]
 
@@ -32,7 +35,7 @@ class Laboratory:
         digest: of the canonical model.
         quantizer: how weights become codes.
         calibration: folder that keeps what it calibrated on; ``codes``: folder that keeps codes it made for a profile.
-        equalise, weigh_tokens: as the profile was made.
+        rotate, equalise, weigh_tokens: as the profile was made.
         model: read when something must be compiled or compared, once.
     """
 
@@ -42,11 +45,29 @@ class Laboratory:
     quantizer: QuantizerName
     calibration: Path
     codes: Path | None
+    rotate: tuple[Part, ...]
     equalise: bool
     weigh_tokens: bool
     tell: Tell
     _model: list[ImportedModel] = field(default_factory=list, repr=False)
     _reference: list[Logits] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, desk: Desk, digest: str, profile: Profile) -> Laboratory:
+        """Where the plans of a desk are compiled as one of its profiles was made."""
+        calibrates = desk.quantizer != "rtn"
+        return cls(
+            desk.request,
+            desk.folder,
+            digest,
+            desk.quantizer,
+            profile.folder / "calibration",
+            desk.codes(profile),
+            rotate=profile.header.rotated,
+            equalise=calibrates and bool(profile.header.equalised),
+            weigh_tokens=calibrates and profile.header.weighed,
+            tell=desk.tell,
+        )
 
     @property
     def measurements(self) -> Measurements:
@@ -63,7 +84,7 @@ class Laboratory:
             return
         from bitwright.runtime.session import load
 
-        artifact = self._compiled(cell)
+        artifact = self.compiled(cell)
         session = load(artifact, threads=self.request.threads)
         for stage in missing:
             self.tell(f"measure {stage}")
@@ -85,6 +106,7 @@ class Laboratory:
             "schemes": cell.digest,
             "target": Target.parse(cell.target).fingerprint,
             "quantizer": self.quantizer,
+            "rotate": list(self.rotate),
             "equalise": self.equalise,
             "weigh_tokens": self.weigh_tokens,
             "calibration": None if request.calibration is None else _sha256(request.calibration),
@@ -102,8 +124,8 @@ class Laboratory:
             "threads": request.threads,
         }
 
-    def _compiled(self, cell: Cell) -> Path:
-        """The artifact of a cell, compiled unless it is still there."""
+    def compiled(self, cell: Cell) -> Path:
+        """Folder of the artifact of a cell, compiled unless it is still there."""
         from bitwright import pipeline
         from bitwright.options import Options
         from bitwright.runtime.artifact import Artifact
@@ -118,6 +140,7 @@ class Laboratory:
             quantizer=self.quantizer,
             calibration=self.request.calibration if calibrates else None,
             calibration_cache=self.calibration if calibrates else None,
+            rotate=self.rotate,
             equalise=self.equalise,
             weigh_tokens=self.weigh_tokens,
             codes=self.codes,

@@ -81,9 +81,7 @@ class Problem:
         header = self.costs.profile.header
         predicted = {"kl": total(self.costs.of(site, scheme) for site, scheme in schemes.items())["kl"]}
         if self.latencies is not None:
-            decode = self.latencies.decode
-            steps = (decode(site, schemes[site.name]) for site in self.sites)
-            predicted["decode_ms"] = self.latencies.decode_fixed + sum(steps)
+            predicted["decode_ms"] = self.latencies.step(schemes)
         notes = {
             "strategy": strategy,
             "metric": header.metric,

@@ -62,6 +62,14 @@ register(
         "fastest",
         "row tiles of least measured decode time, at 1.1 times the least divergence",
         Coordinates("W", "MPW+UPA", "tile", "knapsack: fisher, latency"),
-        partial(fastest, strategy="fastest"),
+        partial(fastest, strategy="fastest", grain="tile"),
+    )
+)
+register(
+    Strategy(
+        "fastest-matrix",
+        "whole matrices of least measured decode time, at 1.1 times the least divergence",
+        Coordinates("W", "MPW+UPA", "matrix", "knapsack: fisher, latency"),
+        partial(fastest, strategy="fastest-matrix", grain="matrix"),
     )
 )

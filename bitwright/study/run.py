@@ -42,18 +42,7 @@ def run_study(request: StudyRequest, folder: Path, *, tell: Tell | None = None) 
     desk = Desk(request, folder, tell)
     digest, first = desk.digest(strategies), desk.profile(strategies[0].metric)
     cells = list(desk.cells(strategies))
-    calibrates = desk.quantizer != "rtn"
-    laboratory = Laboratory(
-        request,
-        folder,
-        digest,
-        desk.quantizer,
-        first.folder / "calibration",
-        desk.codes(first),
-        equalise=calibrates and bool(first.header.equalised),
-        weigh_tokens=calibrates and first.header.weighed,
-        tell=tell,
-    )
+    laboratory = Laboratory.of(desk, digest, first)
     for number, cell in enumerate(cells):
         laboratory.tell = _prefixed(tell, f"{number}/{len(cells)} done, {cell.name}")
         laboratory.measure(cell)

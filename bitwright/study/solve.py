@@ -124,7 +124,7 @@ class Desk:
         """What is known of the target's kernels for this model: measured before, by ``bitwright latency``."""
         from bitwright.autotune.costs import SiteCosts
         from bitwright.autotune.latency_file import read_table
-        from bitwright.autotune.predict import Model
+        from bitwright.autotune.products import Model
         from bitwright.latencies import Request, table_of
 
         tables = [read_table(path) for path in self.request.latencies]

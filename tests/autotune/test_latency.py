@@ -9,16 +9,12 @@ import pytest
 
 from bitwright.autotune.anchor import Anchor, Anchors
 from bitwright.autotune.costs import SiteCosts
-from bitwright.autotune.latency import Entry, LatencyTable, between, missing
+from bitwright.autotune.interpolation import between
+from bitwright.autotune.latency import Entry, LatencyTable, Timing, missing, spread
 from bitwright.autotune.latency_file import digest, open_table, read_table, write_table
-from bitwright.autotune.predict import (
-    Model,
-    linear_workloads,
-    predict_prompt,
-    predict_step,
-    prompt_workloads,
-    working_set,
-)
+from bitwright.autotune.predict import predict_prompt, predict_step
+from bitwright.autotune.products import Model, linear_workloads, prompt_workloads, working_set
+from bitwright.autotune.whole import ALONE_ERROR, Whole
 from bitwright.autotune.workload import Workload
 from bitwright.errors import InputError, UnsupportedError
 from bitwright.plan import Plan, uniform_plan
@@ -65,7 +61,8 @@ def test_measured_is_returned_as_measured() -> None:
 def test_working_sets_are_interpolated() -> None:
     work = linear((1536, 576))
     low, high = (1e3 * law(work, size) for size in SETS)
-    at = {size: table().look_up(work, size).milliseconds for size in (1 << 20, SETS[0], 96 << 20, SETS[1], 1 << 40)}
+    middle = round((SETS[0] ** -2 / 2 + SETS[1] ** -2 / 2) ** -0.5)  # linear in 1 / size**2
+    at = {size: table().look_up(work, size).milliseconds for size in (1 << 20, SETS[0], middle, SETS[1], 1 << 40)}
     assert list(at.values()) == pytest.approx([low, low, (low + high) / 2, high, high])
 
 
@@ -133,8 +130,12 @@ def test_attention_is_linear_in_its_context_and_halves_unlike_caches() -> None:
             made.add(Entry(Workload("attention", (9, 3, 64, context), names, 1, 2, "avx2"), SETS[1], each * context))
     assert made.milliseconds("attention", (9, 3, 64, 1000), "k4g32v4g32") == pytest.approx(5e6)
     assert made.milliseconds("attention", (9, 3, 64, 4096), "k8g32v4g32") == pytest.approx(4096e3 * (9 + 5) / 2)
+    # Between measured caches by bytes: 3 bits are stored as fewer bytes than 4, and less than the least is the least.
+    other = made.look_up(Workload("attention", (9, 3, 64, 1000), "k6g32v6g32", 1, 2, "avx2"))
+    assert 5e6 < other.milliseconds < 9e6 and other.relative_error == 0.2
+    assert made.milliseconds("attention", (9, 3, 64, 1000), "k3g32v4g32") == pytest.approx(5e6)
     with pytest.raises(UnsupportedError, match="attention over caches of k3g32v3g32"):
-        made.milliseconds("attention", (9, 3, 64, 1000), "k3g32v4g32")
+        made.milliseconds("attention", (4, 2, 64, 1000), "k3g32v3g32")
 
 
 def test_between_goes_on_beyond_its_points_when_told() -> None:
@@ -148,6 +149,10 @@ def test_what_is_missing_is_each_thing_once() -> None:
     new, prompt = linear((64, 64)), linear((64, 64), m=16)
     wanted = [new, linear((576, 576)), new, prompt]
     assert missing(table(), wanted, SETS) == [(new, SETS[0]), (new, SETS[1]), (prompt, SETS[1])]
+    disturbed = table()
+    disturbed.add(Entry(linear((576, 576)), SETS[0], 1e-6, spread=0.5))
+    assert missing(disturbed, [linear((576, 576))], SETS) == [(linear((576, 576)), SETS[0])]
+    assert disturbed.disturbed == {f"{linear((576, 576))} in 64 MiB": 0.5}
     large = linear((49152, 1024), "f16")
     assert missing(table(), [large], SETS) == [(large, SETS[1])]
 
@@ -253,6 +258,12 @@ def plan(sites: list[Site], scheme: str = "u4g32a8") -> Plan:
     return uniform_plan(tuple(sites), LinearScheme.parse(scheme), table=None, cache_bits=16, model="m", target="t")
 
 
+def test_the_spread_is_the_middle_half_over_the_median() -> None:
+    assert spread([1.0]) == 0.0 and spread([2.0, 2.0, 2.0]) == 0.0
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
+    assert Timing.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Timing(3.0, pytest.approx(2 / 3))
+
+
 def test_a_plan_becomes_the_products_that_a_step_runs() -> None:
     sites = llama(2)
     work = linear_workloads(sites, plan(sites), 1, 2, "avx2")
@@ -305,7 +316,7 @@ def anchored(scale: float = 1.0) -> tuple[LatencyTable, Model]:
             anchor(1, 0, linear=scale * sum(1e-3 * made.look_up(w, size).milliseconds for w in step)),
             anchor(1, 100, linear=1.0),
             anchor(64, 0, linear=1.0),
-            anchor(256, 0, linear=scale * sum(1e-3 * made.look_up(w).milliseconds for w in chunk)),
+            anchor(256, 0, linear=scale * sum(1e-3 * made.look_up(w, size).milliseconds for w in chunk)),
         ]
     )
     return made, model
@@ -321,7 +332,49 @@ def test_a_step_is_its_products_scaled_to_a_whole_and_the_rest() -> None:
     found = predict_step(made, model, wide, 51)
     assert found.linear == pytest.approx(1.25 * sum(made.look_up(w, size).milliseconds for w in products))
     assert found.milliseconds == pytest.approx(found.linear + found.rest)
-    assert found.predicted == 2 and 0 <= found.relative_error < 1e-2  # 960 x 576 and 3072 x 576
+    assert found.predicted == 2  # 960 x 576 and 3072 x 576
+    # One anchor says nothing about other widths than its own.
+    assert found.relative_error == pytest.approx(ALONE_ERROR * found.linear / found.milliseconds, rel=0.05)
+    assert same.relative_error < 1e-2
+
+
+def test_between_anchors_a_whole_is_interpolated_by_its_bytes() -> None:
+    made, model = anchored()
+    narrow, wide = (plan(list(model.sites), scheme) for scheme in ("u4g32a8", "u8g32a8"))
+    small, large = (working_set(model.sites, chosen, 1) for chosen in (narrow, wide))
+    products = [linear_workloads(model.sites, chosen, 1, 2, "avx2") for chosen in (narrow, wide)]
+    alone = [
+        sum(1e-3 * made.look_up(w, s).milliseconds for w in work)
+        for s, work in zip((small, large), products, strict=True)
+    ]
+    made.add_anchors(
+        [anchor(linear=0.8 * alone[0], rest=1e-4), anchor(scheme="u8g32a8", linear=1.2 * alone[1], rest=3e-4)]
+    )
+    whole = Whole.of(made, model, 2)
+    assert whole.scale(1, small) == pytest.approx(0.8) and whole.scale(1, large) == pytest.approx(1.2)
+    assert whole.scale(1, (small + large) // 2) == pytest.approx(1.0, rel=1e-3)
+    assert whole.scale(1, large * 2) == pytest.approx(1.2) and whole.rest(1, 0, (small + large) // 2) == pytest.approx(
+        0.2
+    )
+    assert whole.error(1, large) == 0 and whole.error(1, (small + large) // 2) == pytest.approx(0.25)
+
+
+def test_the_error_between_anchors_is_that_of_leaving_one_out() -> None:
+    made, model = anchored()
+    sizes, found = {}, []
+    for scheme, scale in (("u4g32a8", 0.8), ("u6g32a8", 0.9), ("u8g32a8", 1.2)):
+        chosen = plan(list(model.sites), scheme)
+        for shape in ((960, 576), (576, 576), (3072, 576), (576, 1536), (49152, 576)):
+            for size in SETS:
+                made.add(Entry(linear(shape, scheme), size, law(linear(shape, scheme), size), 0.01))
+        sizes[scheme] = working_set(model.sites, chosen, 1)
+        work = linear_workloads(model.sites, chosen, 1, 2, "avx2")
+        alone = sum(1e-3 * made.look_up(w, sizes[scheme]).milliseconds for w in work)
+        found.append(anchor(scheme=scheme, linear=scale * alone, spread=0.02))
+    made.add_anchors(found)
+    whole = Whole.of(made, model, 2)
+    assert whole.error(1, sizes["u6g32a8"]) == 0.02
+    assert whole.error(1, (sizes["u4g32a8"] + sizes["u6g32a8"]) // 2) == pytest.approx(1.0 / 0.9 - 1)
 
 
 def test_a_prompt_is_its_chunks() -> None:
@@ -330,14 +383,15 @@ def test_a_prompt_is_its_chunks() -> None:
     found = predict_prompt(made, model, chosen, 600, 256)
     sizes = (256, 256, 88)
     products = [w for m in sizes for w in prompt_workloads(model.sites, chosen, m, 2, "avx2")]
-    assert found.linear == pytest.approx(0.9 * sum(made.look_up(w).milliseconds for w in products))
+    size = working_set(model.sites, chosen, 1)
+    assert found.linear == pytest.approx(0.9 * sum(made.look_up(w, size).milliseconds for w in products))
     assert found.rest == pytest.approx(1e3 * sum(1e-4 * m for m in sizes))
 
 
 def test_costs_of_sites_add_up_to_the_prediction() -> None:
     made, model = anchored(scale=1.25)
     wide = plan(list(model.sites), "u8g32a8")
-    costs = SiteCosts(made, model, context=51, working_set=working_set(model.sites, wide, 51))
+    costs = SiteCosts(made, model, context=51, chunk=256, working_set=working_set(model.sites, wide, 51))
     added = sum(costs.decode(site, wide.schemes[site.name]) for site in model.sites)
     whole = predict_step(made, model, wide, 51).milliseconds
     assert added + costs.decode_fixed == pytest.approx(whole, rel=0.02)

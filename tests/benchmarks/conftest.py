@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
-
-from toy_fixtures import artifact_path, executable, parts, toy
+from tests.runtime.toy_fixtures import artifact_path, executable, parts, toy
 
 __all__ = ["artifact_path", "executable", "parts", "toy"]

@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from toy_fixtures import artifact_path, executable, parts, toy
+from tests.runtime.toy_fixtures import artifact_path, executable, parts, toy
 
 __all__ = ["artifact_path", "executable", "parts", "toy"]
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Command
 
 from bitwright.plan import Plan
 from bitwright.profiling import ProfileOptions, profile_model
 from tests.canonical_model import Shape, decoder
+from tests.cli.conftest import Command
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,7 @@ def test_an_infeasible_budget_ends_with_4_and_leaves_no_plan(command: Command, p
         ((), b"no budget was given"),
         (("--max-decode-ms", "3"), b"no latencies are known"),
         (("--max-bytes", "1MB", "--grain", "row"), b"'row' is not a grain"),
+        (("--max-bytes", "1MB", "--max-runs", "0"), b"0 runs of a matrix"),
         (("--max-bytes", "1MB", "--minimise", "fun"), b"'fun' cannot be minimised"),
     ],
 )

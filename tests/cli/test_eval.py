@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from answers import failed, json_of
+
+from tests.cli.answers import failed, json_of
 
 
 def test_eval(command: Any, artifact_path: Path, text_file: Path, toy: Any) -> None:
@@ -135,7 +136,7 @@ def _tokenizer(artifact_path: Path) -> Any:
 
 
 def test_eval_retrieval(command: Any, tmp_path: Path, toy: Any, parts: Any) -> None:
-    import toy as toy_model
+    from tests.runtime import toy as toy_model
 
     executable = toy_model.build(toy.vocab, 512)
     toy_model.write(tmp_path / "long", toy, executable, context=512, **parts)

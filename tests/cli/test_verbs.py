@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import failed, json_of
 
 from bitwright.runtime.artifact import Artifact
+from tests.cli.answers import failed, json_of
 
 PROMPT = "Once upon"
 
@@ -37,9 +37,8 @@ def test_verify_finds_damage(command: Any, artifact_path: Path, tmp_path: Path) 
 
 
 def test_verify_refuses_a_foreign_target(command: Any, tmp_path: Path, toy: Any, executable: Any) -> None:
-    import toy as toy_model
-
     from bitwright.runtime.artifact import TargetRecord
+    from tests.runtime import toy as toy_model
 
     target = TargetRecord(arch="x86_64", features=("avx1024",), fingerprint="f00")
     toy_model.write(tmp_path / "a", toy, executable, target=target)
@@ -100,6 +99,8 @@ def test_run_reads_the_prompt_from_stdin(command: Any, artifact_path: Path) -> N
         (["x", "--stop", b"\xff"], b"", 2, r"'\udcff' is no stop string"),
         (["-"], b"x" * ((4 << 20) + 1), 3, "the text is too long\n  where: stdin\n  limit: at most 4194304 bytes"),
         (["x", "-t", "1000"], b"", 2, "1000 threads were asked for"),
+        (["x", "--keep", "3"], b"", 2, "tokens are to be kept, but none are dropped"),
+        (["x", "--context-shift", "--keep", "25"], b"", 2, "25 tokens at the beginning are to be kept"),
         (["x", "--raw", "--system", "y"], b"", 2, "a system message needs a chat template"),
     ],
 )
@@ -107,6 +108,15 @@ def test_run_refuses(
     command: Any, artifact_path: Path, arguments: list[Any], stdin: bytes, code: int, text: str
 ) -> None:
     failed(command("run", artifact_path, *arguments, stdin=stdin), code, text)
+
+
+def test_run_goes_on_behind_the_context_if_asked(command: Any, artifact_path: Path) -> None:
+    arguments = ["run", artifact_path, "x" * 100, "--raw", "--context-shift", "--json", "-n", "60"]
+    document = json_of(command(*arguments, "--keep", "2"))
+    # 52 of the prompt's tokens too many, 23 dropped at a time: 69. The answer then drops 23 twice.
+    assert (document["prompt_tokens"], document["new_tokens"], document["dropped_tokens"]) == (100, 60, 69 + 2 * 23)
+    shown = command("run", artifact_path, "x" * 100, "--raw", "--context-shift", "-n", "1").stderr.decode()
+    assert "1 tokens, 66 older ones dropped, stopped by length]" in shown
 
 
 def test_run_refuses_a_damaged_artifact(command: Any, artifact_path: Path, tmp_path: Path) -> None:
@@ -150,8 +160,16 @@ def test_chat_ends_with_an_error_when_the_conversation_is_too_long(command: Any,
     failed(done, 2, "the context of this artifact is 48 tokens")
 
 
+def test_chat_goes_on_behind_the_context_if_asked(command: Any, artifact_path: Path) -> None:
+    lines = b"".join(b"line %d\n" % number for number in range(12))
+    arguments = ["chat", artifact_path, "-n", "2", "--system", "s"]
+    failed(command(*arguments, "--stop", "?", stdin=b"x" * 100 + b"\n"), 2, "the context of this artifact is 48 tokens")
+    done = command(*arguments, "--context-shift", stdin=lines)
+    assert (done.returncode, done.stdout.decode().count("\n") >= 12) == (0, True)
+
+
 def test_chat_refuses_a_model_without_template(command: Any, tmp_path: Path, toy: Any, executable: Any) -> None:
-    import toy as toy_model
+    from tests.runtime import toy as toy_model
 
     toy_model.write(tmp_path / "a", toy, executable)
     failed(command("chat", tmp_path / "a", stdin=b"hi\n"), 5, "the artifact has no chat_template.jinja")

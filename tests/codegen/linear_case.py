@@ -98,9 +98,13 @@ def relative_error(spec: LinearSpec, isa: Isa, x: Array, layer: Layer) -> float:
     # NaN shows an element that the kernel does not write; rows before and after the result must not be touched.
     guarded = np.full((x.shape[0] + 2, spec.outputs), np.nan, np.float32)
     result = tensor(guarded[1:-1])
+    residual = np.random.default_rng(3).standard_normal(expected.shape).astype(np.float32) * 8
     arguments = [*activations, *layer.packed.values(), *(() if bias is None else (bias,))]
+    if spec.residual:
+        arguments.append(residual)
+        expected = expected + residual
     compiled(spec, isa)(*map(tensor, arguments), result)
-    magnitude = reference.magnitude(x, layer.weights, bias)
+    magnitude = reference.magnitude(x, layer.weights, bias) + (np.abs(residual) if spec.residual else 0)
     if layer.codes is not None:
         assert layer.scales is not None and layer.zeros is not None
         # The kernel sums code * x and zero * x apart from each other; what is looked up is stored plus 128.

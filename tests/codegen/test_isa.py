@@ -6,7 +6,7 @@ import pytest
 
 from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI, AVXVNNI, GENERIC, Isa, select_isa
 
-HASWELL = {"avx2", "fma", "f16c", "bmi2"}
+HASWELL = {"avx2", "fma", "f16c", "bmi", "bmi2"}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,30 @@ def test_prefill(isa: Isa, name: str) -> None:
     check(isa, LinearSpec(72, 256, LinearScheme.parse(name)), 23)
 
 
+@pytest.mark.parametrize("name", ["u4g32a8", "u3g64za16", "f16"])
+@pytest.mark.parametrize("isa", EVERY_ISA, ids=lambda isa: isa.name)
+def test_a_residual_is_added(isa: Isa, name: str) -> None:
+    """In whole vectors and in the part of one."""
+    check(isa, LinearSpec(71, 128, LinearScheme.parse(name), bias=True, residual=True), 13)
+
+
+@pytest.mark.parametrize("tokens", [47, 48, 100])
+@pytest.mark.parametrize("name", ["u4g32a8", "u8rowa8", "c3g32a8"])
+def test_products_of_scales_are_looked_up_from_some_number_of_tokens(name: str, tokens: int) -> None:
+    """Rows of very different scales, zeros among them, and weights with scales of zero; in slices of many inputs."""
+    spec = LinearSpec(40, 1536, LinearScheme.parse(name))
+    for isa in (AVX512VNNI, AVX512VBMI):
+        if missing(isa):
+            continue
+        rng, layer = np.random.default_rng(tokens), random_layer(spec, isa)
+        assert layer.scales is not None
+        layer.packed["scales"][:, :, 0, 3] = 0
+        layer.scales[3] = 0
+        x = rng.standard_normal((tokens, 1536)) * 10.0 ** rng.uniform(-15, 15, (tokens, 1))
+        x[:, :32] = 0
+        assert relative_error(spec, isa, x.astype(np.float32), layer) <= tolerance(spec.scheme)
+
+
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
 @pytest.mark.parametrize("name", CODEBOOK)
 @pytest.mark.parametrize("isa", EVERY_ISA, ids=lambda isa: isa.name)
@@ -94,6 +118,13 @@ def test_any_number_of_outputs(outputs: int, rows: int | None) -> None:
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
 def test_float_weights_take_any_number_of_inputs(inputs: int, rows: int | None) -> None:
     check(AVX2, LinearSpec(24, inputs, LinearScheme.parse("f16"), rows=rows), rows or 7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("outputs", [8, 16, 101, 192])  # tiles of one to four vectors
+@pytest.mark.parametrize("scheme", FLOAT)
+def test_float_weights_fill_tiles_of_any_number_of_vectors(outputs: int, scheme: str) -> None:
+    for isa in (AVX2, AVX512VNNI):
+        check(isa, LinearSpec(outputs, 40, LinearScheme.parse(scheme)), 7)
 
 
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])

@@ -13,7 +13,7 @@ from bitwright.codegen.attention import AttentionSpec, build_attention
 from bitwright.codegen.attention.prefill import multiplies_integers
 from bitwright.codegen.builder import host_features
 from bitwright.codegen.cache import AppendSpec, CacheSpec, build_cache_append
-from bitwright.codegen.cache_layout import PackedCache
+from bitwright.codegen.cache_layout import LARGEST_SCALE, PackedCache
 from bitwright.codegen.isa import ISAS, Isa
 from bitwright.codegen.reference import attention as reference
 from bitwright.codegen.reference import cache as packed_reference
@@ -67,19 +67,40 @@ def test_codes_come_back(bits: int, tensor: Any, width: int, seed: int) -> None:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("group", [16, 32, 64])
 def test_quantization_is_off_by_half_a_step(bits: int, group: int) -> None:
-    """Half a step of rounding, and at the ends what the zero point (1/510 of the range) and the scale (2**-11) add."""
+    """Half a step of rounding, and at the ends what the zero point (1/126 of the range) and the half (2**-11) add."""
     x = noise((200, 2, 64), bits)
     codes, scales, zeros = packed_reference.quantize(x, bits, group)
     error = np.abs(packed_reference.dequantize(codes, scales, zeros, bits) - x).reshape(200, 2, -1, group)
     step = scales.astype("float32")[..., None]
     span = step * ((1 << bits) - 1)
-    assert np.all(error <= 0.5 * step * 1.001 + span * (0.5 / 255 + 2.0**-10))
+    assert np.all(error <= 0.5 * step * 1.001 + span * (0.5 / 63 + 2.0**-10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(BITS), st.floats(-30, 18), st.integers(0, 9))
+def test_scales_reach_the_ends(bits: int, exponent: float, seed: int) -> None:
+    """Scales are halves of five bits of mantissa: the exact one or the largest, or at most 1/32 above it."""
+    x = noise((40, 1, 32), seed) * np.float32(2.0**exponent)
+    scales, top = packed_reference.quantize(x, bits, 32)[1].astype("float64"), (1 << bits) - 1
+    exact = (np.maximum(x.max(-1, keepdims=True), 0) - np.minimum(x.min(-1, keepdims=True), 0)) / top
+    assert np.all(packed_reference.quantize(x, bits, 32)[1].view(np.uint16) & 31 == 0)
+    capped = np.minimum(exact, LARGEST_SCALE)
+    half = 2.0**-11 * capped + 2.0**-25
+    assert np.all(scales >= capped - half) and np.all(scales <= (capped + half) * (1 + 2.0**-5) + 2.0**-19)
 
 
 @pytest.mark.parametrize("rows", [1, None])
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("k8row", "v2g16"), ("k16", "v3row"), ("k4g64", "v32"), ("k5g16", "v4row"), ("k3g32", "v6g32"), ("k4rowm", "v16")],
+    [
+        ("k8row", "v2g16"),
+        ("k16", "v3row"),
+        ("k4g64", "v32"),
+        ("k5g16", "v4row"),
+        ("k3g32", "v6g32"),
+        ("k4rowm", "v2rowm"),
+        ("k5-3rowm", "v16"),
+    ],
 )
 def test_appending_quantizes_in_place(key: str, value: str, rows: Any) -> None:
     cache = cache_of(key, value, capacity=80)
@@ -168,6 +189,9 @@ def test_attention_at_every_width(bits: int, rows: Any) -> None:
         (2, 1, 256, "k16", "v2g64"),
         (6, 2, 16, "k8g16", "v8row"),
         (4, 4, 48, "k3g16", "v6g16"),
+        (3, 1, 64, "k5-3rowm", "v4rowm"),
+        (2, 1, 128, "k6-4rowm", "v8row"),
+        (4, 1, 64, "k8-2rowm", "v16"),
     ],
 )
 def test_attention_of_other_shapes(heads: int, kv_heads: int, width: int, key: str, value: str, rows: Any) -> None:
@@ -188,8 +212,31 @@ def test_attention_with_a_window(rows: Any, window: int) -> None:
 def test_attention_of_every_instruction_set(isa: Isa, rows: Any) -> None:
     if not isa.runs_with(host_features()):
         pytest.skip(f"this machine does not run {isa.name}")
-    for key, value in (("k4g32", "v8g32"), ("k8g32", "v3g16"), ("k4rowm", "v4row")):
+    for key, value in (("k4g32", "v8g32"), ("k8g32", "v3g16"), ("k4rowm", "v4row"), ("k5-3rowm", "v4rowm")):
         check(spec_of(9, cache_of(key, value), isa=isa, rows=rows), 200, rows or 50)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([(high, low) for high in BITS for low in BITS if low < high]),
+    st.sampled_from([64, 128]),
+    st.integers(0, 9),
+)
+def test_keys_of_two_widths_come_back(widths: tuple[int, int], width: int, seed: int) -> None:
+    """Both halves' codes are found again, bytes are those of the scheme, errors half a step of each half's own."""
+    layout = layout_of("k{}-{}rowm".format(*widths), 2, width, 64)
+    x = noise((64, 2, width), seed)
+    expected = packed_reference.quantized(x, layout)
+    found = packed_reference.unpack(packed_reference.pack(x, layout), layout)
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert layout.block_bytes * 2 == 32 * layout.scheme.bytes_per_token(2, width)
+    error = np.abs(packed_reference.round_trip(x, layout) - x)[1:].reshape(63, 2, 2, -1)
+    span = expected[1][1:].astype("float32") * layout.top
+    for half, bits in enumerate(widths):
+        inside = error[:, :, half] <= span * (0.5 / ((1 << bits) - 1) + 0.5 / 63 + 2.0**-9)
+        assert layout.share < 1 or inside.all()
+        assert inside.mean() > 0.9
 
 
 def test_heads_that_no_line_fits_are_refused() -> None:
@@ -197,3 +244,5 @@ def test_heads_that_no_line_fits_are_refused() -> None:
         cache_of("k4row", "v16", width=20)
     with pytest.raises(UnsupportedError, match="a group of 64 does not divide a head of 80"):
         cache_of("k16", "v4g64", width=80)
+    with pytest.raises(UnsupportedError, match="two widths need heads of a multiple of 64 elements, not 80"):
+        cache_of("k5-3rowm", "v16", width=80)

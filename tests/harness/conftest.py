@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
-from pathlib import Path
 
 # datasets reads these when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="bitwright-datasets-")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
-from toy_fixtures import artifact_path, executable, parts, toy
+from tests.runtime.toy_fixtures import artifact_path, executable, parts, toy
 
 __all__ = ["artifact_path", "executable", "parts", "toy"]

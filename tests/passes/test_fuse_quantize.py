@@ -6,15 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from bitwright.codegen.isa import GENERIC
+from bitwright.frontend.relax.module import import_model
 from bitwright.passes.annotate import Annotate
+from bitwright.passes.find_sites import FindSites
 from bitwright.passes.fuse_add_norm import FuseAddNorm
+from bitwright.passes.fuse_bias import FuseBias
 from bitwright.passes.fuse_glu import FuseGlu
 from bitwright.passes.fuse_linears import FuseLinears
 from bitwright.passes.fuse_quantize import FuseQuantize
 from bitwright.passes.quantize import Quantize
 from bitwright.plan import uniform_plan
 from bitwright.program import Program
+from bitwright.rotation import rotated
 from bitwright.scheme import LinearScheme
+from tests.canonical_model import Shape, decoder
 from tests.passes.ir import named, operators
 
 
@@ -56,3 +61,16 @@ def test_one_activation_is_quantized_once_per_group_size(prepare: Any) -> None:
     program = _quantized(prepare(layers=1), **{"layer.0.k": "u8rowa8", "layer.0.v": "u3g32a8"})
     groups = [int(c.attrs["group"]) for c in named(program, "quantize_activation")]
     assert groups.count(0) == 1 and groups.count(32) == 5
+
+
+def test_a_rotation_quantizes_its_own_result() -> None:
+    model = rotated(decoder(Shape(layers=1)), ["residual", "hidden"]).model
+    before = _quantized(FindSites()(FuseBias()(import_model(model, capacity=64))))
+    found = operators(FuseQuantize()(before))
+    assert operators(before)["rotate"] == 3
+    # Rows from the table and before the last norm stay floats; those before down are read as integers alone.
+    assert (found["rotate"], found["rotate_quantized"], found["glu_quantized"]) == (2, 1, 0)
+    (fused,) = named(FuseQuantize()(before), "rotate_quantized")
+    assert {str(name): int(value) for name, value in fused.attrs.items()} == {
+        "blocks": 1, "order": 20, "power": 8, "transposed": 0, "group": 32, "terms": 1,
+    }  # fmt: skip

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bitwright.cachemaps import CacheMaps
 from bitwright.errors import InternalError
-from bitwright.keymap import KeyMap
+from bitwright.keymap import HeadMap
 from bitwright.passes.annotate import Annotate
 from bitwright.passes.map_keys import MapKeys
 from bitwright.plan import uniform_plan
@@ -26,44 +27,53 @@ def annotated(program: Program, keys: str, values: str = "v16") -> Program:
     return Annotate(replace(plan, schemes={**plan.schemes, **caches}))(program)
 
 
-def a_map() -> KeyMap:
-    return KeyMap(*(RNG.standard_normal(shape).astype("float32") for shape in ((1, 32, 32), (1, 32, 32), (1, 32))))
+def a_map() -> HeadMap:
+    return HeadMap(
+        *(
+            np.abs(RNG.standard_normal(shape)).astype("float32")
+            for shape in ((1, 32, 32), (1, 32, 32), (1, 32), (1, 32))
+        )
+    )
 
 
 def test_queries_and_keys_of_the_mapped_layer_are_multiplied(prepare: Any) -> None:
     maps = a_map()
-    program = MapKeys({1: maps})(annotated(prepare(layers=2), "k4rowm"))
+    program = MapKeys(CacheMaps({1: maps}))(annotated(prepare(layers=2), "k4rowm"))
     calls = named(program, "head_map")
     assert [int(call.attrs["heads"]) for call in calls] == [3, 1]
     assert [[argument.name for argument in call.args[1:]] for call in calls] == [
         ["layer.1.query_map"],
         ["layer.1.key_map", "layer.1.key_shift"],
     ]
-    np.testing.assert_array_equal(program.parameters["layer.1.query_map"].load(), maps.queries)
-    np.testing.assert_array_equal(program.parameters["layer.1.key_shift"].load(), maps.shift)
+    np.testing.assert_array_equal(
+        program.parameters["layer.1.query_map"].load(), maps.mixed(False).inverse.transpose(0, 2, 1)
+    )
+    np.testing.assert_array_equal(program.parameters["layer.1.key_shift"].load(), maps.mixed(False).shift)
     assert [str(call.attrs["k_scheme"]) for call in named(program, "attention")] == ["k16", "k4rowm"]
     assert program.events["map_keys"] == {"layers": 1}
 
 
 def test_values_are_mapped_and_sums_mapped_back(prepare: Any) -> None:
-    program = MapKeys()(annotated(prepare(layers=2), "k16", "v4rowm"))
+    maps = a_map()
+    program = MapKeys(CacheMaps(values={1: maps}))(annotated(prepare(layers=2), "k16", "v4rowm"))
     calls = named(program, "head_map")
     assert [(int(call.attrs["heads"]), call.args[1].name) for call in calls] == [
         (1, "layer.1.value_map"),
         (3, "layer.1.value_map_back"),
     ]
-    there, back = (program.parameters[call.args[1].name].load()[0] for call in calls)
-    np.testing.assert_allclose(there @ back, np.eye(32), atol=1e-6)
+    there, back = (program.parameters[call.args[1].name].load() for call in calls)
+    np.testing.assert_array_equal(there, maps.mixed(False).forward)
+    np.testing.assert_array_equal(back, maps.mixed(False).inverse)
     assert [str(call.attrs["v_scheme"]) for call in named(program, "attention")] == ["v16", "v4rowm"]
 
 
 def test_other_keys_are_left_alone(prepare: Any) -> None:
     before = annotated(prepare(layers=2), "k4row")
-    after = MapKeys({1: a_map()})(before)
+    after = MapKeys(CacheMaps({1: a_map()}))(before)
     assert not named(after, "head_map")
     assert "map_keys" not in after.events
 
 
 def test_a_layer_without_a_map_is_an_error(prepare: Any) -> None:
-    with pytest.raises(InternalError, match="no key map was calibrated for layer 1"):
-        MapKeys({0: a_map()})(annotated(prepare(layers=2), "k4rowm"))
+    with pytest.raises(InternalError, match=r"no map was calibrated for layer.1.k_cache"):
+        MapKeys(CacheMaps({0: a_map()}))(annotated(prepare(layers=2), "k4rowm"))

@@ -38,8 +38,8 @@ def test_a_run_costs_the_losses_of_its_own_tiles(costs: Costs) -> None:
 
 def test_a_cache_counts_when_there_is_a_context(costs: Costs) -> None:
     scheme = parse_site_scheme("k8g32")
-    # Two heads of 32 bytes, each with a scale and a zero point.
-    assert costs.of("layer.0.k_cache", scheme).uses["bytes"] == 10 * 2 * (32 + 3)
+    # Two heads of 32 bytes, each with a word of scale and zero point.
+    assert costs.of("layer.0.k_cache", scheme).uses["bytes"] == 10 * 2 * (32 + 2)
     assert Costs(costs.profile).of("layer.0.k_cache", scheme).uses["bytes"] == 0
 
 

@@ -28,7 +28,7 @@ def test_bits_count_scales_and_runs() -> None:
 def test_the_map_has_layers_below_single_sites() -> None:
     found = bits_map(plan_of(**MIXED), BY_NAME)
     assert found.rows == ("table", "0", "1") and found.roles == ("q", "mlp.0", "k_cache", "v_cache")
-    np.testing.assert_allclose(found.bits, [[4.5] * 4, [3.5, 4.5, 16, 16], [4.5, 4.5, 4.75, 16]])
+    np.testing.assert_allclose(found.bits, [[4.5] * 4, [3.5, 4.5, 16, 16], [4.5, 4.5, 4.5, 16]])
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "html"])

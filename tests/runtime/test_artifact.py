@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toy as toy_model
 
 import bitwright
 from bitwright.errors import BitwrightError, InputError, UnsupportedError, UsageError
 from bitwright.runtime.artifact import Artifact, TargetRecord, check_destination, replace
 from bitwright.runtime.artifact.manifest import Manifest
 from bitwright.runtime.host import Host
+from tests.runtime import toy as toy_model
 
 ALL_FILES = (
     "chat_template.jinja",

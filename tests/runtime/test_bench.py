@@ -6,13 +6,13 @@ import statistics
 from typing import Any
 
 import pytest
-from toy import CHUNK, CONTEXT
-from toy_fixtures import THREADS
 
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.runtime.artifact import Interface
 from bitwright.runtime.bench import BenchRow, BenchTest, plan_tests, run_tests
 from bitwright.runtime.session import Session
+from tests.runtime.toy import CHUNK, CONTEXT
+from tests.runtime.toy_fixtures import THREADS
 
 INTERFACE = Interface(
     context=10_000,

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toy as toy_model
-from toy_fixtures import THREADS
 
 from bitwright.errors import UsageError
 from bitwright.runtime.artifact import StepRecord
@@ -18,6 +16,8 @@ from bitwright.runtime.decode_step import DecodeStep
 from bitwright.runtime.library import load_runtime
 from bitwright.runtime.profile import profile_step
 from bitwright.runtime.session import Session
+from tests.runtime import toy as toy_model
+from tests.runtime.toy_fixtures import THREADS
 
 VOCAB = 5
 

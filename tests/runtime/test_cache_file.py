@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy import write
 
 from bitwright.errors import InputError, UsageError
 from bitwright.runtime.session import Session, load
+from tests.runtime.toy import write
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from toy import CONTEXT
 
 from bitwright.errors import NumericalError, UnsupportedError, UsageError
 from bitwright.runtime.generation import Completion, Generation, Limits
 from bitwright.runtime.sampling import Prediction, SamplingOptions
 from bitwright.runtime.session import Session
+from tests.runtime.toy import CONTEXT
 
 PROMPT = "Once upon a time"
 
@@ -106,11 +107,15 @@ def scripted(ids: Sequence[int], session: Session, **limits: Any) -> Generation:
         row[next(script)] = 1.0
         return row
 
+    feeder = SimpleNamespace(
+        dropped=0,
+        feed=lambda tokens: (Prediction(logits()), 0),
+        decode=lambda number: Prediction(logits()),
+    )
     options = {"max_tokens": 100, "end_ids": frozenset({256}), **limits}
     return Generation(
         [1, 2, 3],
-        feed=lambda tokens: (Prediction(logits()), 0),
-        decode=lambda number: Prediction(logits()),
+        feeder=feeder,
         decoder=session.tokenizer.stream(),
         options=SamplingOptions(),
         limits=Limits(**options),
@@ -144,7 +149,7 @@ def test_half_a_character_at_the_end_is_a_replacement_character(session: Session
 
 def test_not_finite_logits_are_an_error(session: Session) -> None:
     generation = scripted([1], session)
-    generation._feed = lambda tokens: (Prediction(np.full(260, np.nan, dtype=np.float32)), 0)
+    generation._feeder.feed = lambda tokens: (Prediction(np.full(260, np.nan, dtype=np.float32)), 0)
     with pytest.raises(NumericalError, match="not finite"):
         next(generation)
 
@@ -199,7 +204,7 @@ def test_refuses_bad_arguments_before_computing(session: Session, arguments: dic
 
 
 def test_what_an_artifact_lacks_is_named(tmp_path: Any, toy: Any, executable: Any) -> None:
-    import toy as toy_model
+    from tests.runtime import toy as toy_model
 
     bare = toy_model.write(tmp_path / "bare", toy, executable).load(threads=1)
     with pytest.raises(UnsupportedError, match=r"the artifact has no tokenizer\.json"):

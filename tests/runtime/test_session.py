@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy import CHUNK, CONTEXT, write
 
 import bitwright
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.runtime.session import Session
+from tests.runtime.toy import CHUNK, CONTEXT, write
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 97, 93, 23, 84, 62, 64, 33, 83, 27, 95, 0, 255]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_fixtures import byte_tokenizer
 
 from bitwright.errors import InputError, UsageError
 from bitwright.runtime.tokenizer import Tokenizer
+from tests.runtime.toy_fixtures import byte_tokenizer
 
 WORDS = ["▁", "▁a", "▁the", "a", "b", "!", "é", "▁😀", "\n"]
 

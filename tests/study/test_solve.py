@@ -13,6 +13,7 @@ from bitwright.sensitivity import Profile
 from bitwright.study.registered import chosen
 from bitwright.study.request import StudyRequest
 from bitwright.study.solve import Desk
+from tests.additive_latencies import AdditiveLatencies
 from tests.small_profile import write_profile
 
 BUDGETS = (1000, 34_000)
@@ -41,19 +42,14 @@ def test_every_strategy_answers_every_budget(tmp_path: Path) -> None:
 
 
 def test_plans_that_differ_between_targets_are_measured_on_each_other(tmp_path: Path) -> None:
-    class Prefers:
+    class Prefers(AdditiveLatencies):
         """Milliseconds of a machine that is slow at one width."""
-
-        chunk, decode_fixed, prefill_fixed = 64, 0.0, 0.0
 
         def __init__(self, slow: str) -> None:
             self.slow = slow
 
         def decode(self, _: object, scheme: object) -> float:
             return 5.0 if str(scheme).startswith(self.slow) else 1.0
-
-        def prefill(self, *_: object) -> float:
-            return 0.0
 
     class Timed(Desk):
         def latencies(self, header: Any) -> Any:

@@ -18,6 +18,7 @@ from bitwright.study.problem import Problem, Schemes
 from bitwright.study.registered import STRATEGIES, chosen
 from bitwright.study.restricted import float_caches, retargeted
 from bitwright.study.strategy import register
+from tests.additive_latencies import AdditiveLatencies
 from tests.small_profile import write_profile
 
 BUDGETS = (26_000, 34_000, 45_000)
@@ -121,18 +122,15 @@ def test_a_joint_plan_trades_caches_for_weights(tmp_path: Path) -> None:
     assert loss(problem, together) < loss(problem, weights)
 
 
-class Slow16:
+class Slow16(AdditiveLatencies):
     """Two units for 16-bit activations, one for 8; narrow weights take longer on this imaginary machine."""
 
-    chunk, decode_fixed, prefill_fixed = 64, 1.0, 0.0
+    decode_fixed = 1.0
 
     def decode(self, site: object, scheme: object) -> float:
         if isinstance(scheme, CacheScheme):
             return 0.0
         return (2.0 if "a16" in str(scheme) else 1.0) * (3.0 if str(scheme).startswith("u3") else 1.0)
-
-    def prefill(self, site: object, scheme: object) -> float:
-        return 0.0
 
 
 def test_the_fastest_plan_avoids_what_is_slow(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def read_costs(
 def _milliseconds(profile: Profile, path: Path, context: int) -> Latencies:
     from bitwright.autotune.costs import SiteCosts
     from bitwright.autotune.latency_file import read_table
-    from bitwright.autotune.predict import Model
+    from bitwright.autotune.products import Model
 
     header = profile.header
     table = SiteCosts(read_table(path), Model(header.sites, header.digest), context=context)

@@ -120,7 +120,8 @@ class IntegerKeys:
         results: Registers,
     ) -> None:
         stored, ahead = blocks
-        layout, lanes, rows, count = self.layout, self.isa.lanes, self.tile.rows, len(tokens)
+        coded = packed.part(group) if len(self.layout.parts) > 1 else packed
+        layout, lanes, rows, count = coded.layout, self.isa.lanes, self.tile.rows, len(tokens)
         totals = zero_registers(self.planes * rows * count, vector("int32", lanes))
 
         def piece(column: Any, unit: Any, steps: range) -> None:
@@ -129,13 +130,13 @@ class IntegerKeys:
 
             def operand(v: int, step: int) -> Any:
                 inner, within = divmod(steps[step], per_unit)
-                return packed.codes(stored, tokens[v] // ROWS, unit + inner, within, tokens[v] % ROWS)
+                return coded.codes(stored, tokens[v] // ROWS, unit + inner, within, tokens[v] % ROWS)
 
             def four(row: int, plane: int, step: int) -> Any:
                 return self.bytes.four(tile * rows + row, plane, column + 4 * steps[step])
 
             runs = TOKENS // (count * lanes)
-            pieces = layout.width // (4 * len(steps))
+            pieces = self.layout.width // (4 * len(steps))
             number = (tile * runs + tokens[0] // (count * lanes)) * pieces + T.floordiv(
                 column // 4 + steps[0], len(steps)
             )
@@ -147,12 +148,13 @@ class IntegerKeys:
 
         if layout.group % PIECE == 0:
             pieces = layout.group // PIECE
+            before = 0 if coded is not packed else group * pieces
             if pieces == 1:
-                piece(group * PIECE, group * (PIECE // layout.unit), range(PIECE // 4))
+                piece(group * PIECE, before * (PIECE // layout.unit), range(PIECE // 4))
             else:
                 with loop(pieces) as inner:
-                    at = group * pieces + inner
-                    piece(at * PIECE, at * (PIECE // layout.unit), range(PIECE // 4))
+                    unit = (before + inner) * (PIECE // layout.unit)
+                    piece((group * pieces + inner) * PIECE, unit, range(PIECE // 4))
         else:
             begin = group * layout.group // 4
             piece(0, 0, range(begin, begin + layout.group // 4))

@@ -59,14 +59,20 @@ def write_rows(block: Block, y: Any, rows: Any, place: Any) -> None:
 
 
 def for_parts(threads: int, units: Any, parallel: Any, unit: Any) -> None:
-    """Emit ``unit(u)`` for all units: dealt in turn to ``threads`` parallel parts if ``parallel``, else serially."""
+    """Emit ``unit(u)`` for all units: dealt to ``threads`` parallel parts if ``parallel``, else serially.
+
+    Every second turn is dealt backwards: costs grow with the units, and the last part would always get the dearest.
+    """
     if threads == 1:
         with loop(units) as u:
             unit(u)
         return
     with T.If(parallel):
-        with T.Then(), loop(threads, "parallel") as part, loop(ceildiv(units - part, threads)) as turn:
-            unit(part + turn * threads)
+        with T.Then(), loop(threads, "parallel") as part, loop(ceildiv(units, threads)) as turn:
+            place = T.Bind(T.if_then_else(turn % 2 == 0, part, threads - 1 - part))
+            u = T.Bind(turn * threads + place)
+            with T.If(u < units), T.Then():
+                unit(u)
         with T.Else(), loop(units) as u:
             unit(u)
 

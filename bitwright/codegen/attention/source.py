@@ -110,24 +110,46 @@ class PackedKeys:
             slot = T.Bind(T.floormod(run, T.int64(self._chunk // ROWS)))
             block, part = T.Bind(T.floordiv(run, T.int64(2))), T.Bind(T.floormod(run, T.int64(2)))
             for lane in range(0, ROWS, lanes):
-                with loop(layout.groups) as group:
-                    scale = hold(packed.scales(block, group, part * ROWS + lane, lanes))
-                    offset = hold(packed.offsets(block, group, part * ROWS + lane, lanes))
-                    # A group is whole units; else units have 32 elements, and it begins or ends with half of one.
-                    span = layout.unit if layout.group % layout.unit == 0 else ROWS
-                    with loop(layout.group // span) as inner:
-                        column = T.Bind(group * layout.group + inner * span)
-                        self._dequantize(packed, (block, part, lane), slot, column, span, (scale, offset))
+                if len(layout.parts) > 1:
+                    for number in range(len(layout.parts)):
+                        self._dequantize_group(packed, (block, part, lane), slot, number, packed.part(number), 0)
+                else:
+                    with loop(layout.groups) as group:
+                        self._dequantize_group(packed, (block, part, lane), slot, group, packed, group)
         if layout.exact_tokens:
             with T.If(first == 0), T.Then(), loop(layout.width) as d:
                 T.buffer_store(self._scratch, packed.exact(d, 1), [T.int64(0), d, T.int64(0)])
 
-    def _dequantize(
-        self, packed: PackedHead, at: tuple[Any, Any, int], slot: Any, column: Any, span: int, affine: tuple[Any, Any]
+    def _dequantize_group(
+        self, packed: PackedHead, at: tuple[Any, Any, int], slot: Any, group: Any, coded: PackedHead, inside: Any
     ) -> None:
-        """``span`` elements from ``column`` on: all of a unit, or (span < unit) one half of it."""
-        layout, lanes = self._layout, self._lanes
+        """All of a group: number ``inside`` of those whose codes ``coded`` reads."""
         block, part, lane = at
+        size, unit = self._layout.group, coded.layout.unit
+        scale = hold(packed.scales(block, group, part * ROWS + lane, self._lanes))
+        offset = hold(packed.offsets(block, group, part * ROWS + lane, self._lanes))
+        # A group is whole units; else units have 32 elements, and it begins or ends with half of one.
+        span = unit if size % unit == 0 else ROWS
+        with loop(size // span) as inner:
+            column = T.Bind(inside * size + inner * span)
+            self._dequantize(coded, at, slot, (column, (group - inside) * size), span, (scale, offset))
+
+    def _dequantize(
+        self,
+        packed: PackedHead,
+        at: tuple[Any, Any, int],
+        slot: Any,
+        place: tuple[Any, Any],
+        span: int,
+        affine: tuple[Any, Any],
+    ) -> None:
+        """``span`` elements, all of a unit or (span < unit) one half of it.
+
+        ``place``: the first of them among those that ``packed`` reads, and the element that those begin with.
+        """
+        layout, lanes = packed.layout, self._lanes
+        block, part, lane = at
+        column, base = place
         unit = T.Bind(T.floordiv(column, T.int64(layout.unit)))
         for half in range(layout.unit // span):
 
@@ -136,7 +158,7 @@ class PackedKeys:
                     codes = packed.codes(block, part, unit, half * span // 4 + step, lane)
                     for byte in range(4):
                         value = (byte_of(codes, byte, lanes) - affine[1]) * affine[0]
-                        store(self._scratch, value, [slot, column + 4 * step + byte, lane], lanes)
+                        store(self._scratch, value, [slot, base + column + 4 * step + byte, lane], lanes)
 
             if span == layout.unit:
                 emit()

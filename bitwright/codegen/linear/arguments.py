@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.builder import Kernel, load, loop, stack, store, symbol
+from bitwright.codegen.builder import Kernel, load, loop, prefetch, stack, store, symbol
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
 from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
@@ -41,11 +41,16 @@ class Arguments:
         return self.spec.scheme.terms
 
     @property
+    def looks_scales_up(self) -> bool:
+        """Prefill may look products of scales up (``scale_table``): the schedule wants it and activations allow it."""
+        return self.schedule.lookup and self.terms == 1 and self.isa.scale_exponent
+
+    @property
     def zeros(self) -> Any:
         return self.buffers.get("zeros")
 
     def write(self, row: Any, tile: Any, block: int, value: Any) -> None:
-        """y[row, block ``block`` of ``tile``] = value + bias, without touching columns beyond the outputs.
+        """y[row, block ``block`` of ``tile``] = value + bias + residual, without touching columns beyond the outputs.
 
         Only the last tile can be partial, and how many of its rows exist is known while building.
         """
@@ -65,6 +70,11 @@ class Arguments:
             with T.If(tile == T.int64(last)), T.Then():
                 self._write_part(row, tile, block, value, valid)
 
+    def expect(self, row: Any, tile: Any, block: int) -> None:
+        """Ask for the cache line that ``write`` will read; the row may lie behind the last."""
+        if self.spec.residual:
+            prefetch(self["residual"][row, self._column(tile, block)])
+
     def _column(self, tile: Any, block: int) -> Any:
         return tile * self.layout.rows + (self.first + block * self.layout.lanes)
 
@@ -72,6 +82,8 @@ class Arguments:
         column = self._column(tile, block)
         if self.spec.bias:
             value = value + load(self["bias"], [column], self.layout.lanes)
+        if self.spec.residual:
+            value = value + load(self["residual"], [row, column], self.layout.lanes)
         store(self["y"], value, [row, column], self.layout.lanes)
 
     def _write_part(self, row: Any, tile: Any, block: int, value: Any, valid: int) -> None:
@@ -81,6 +93,8 @@ class Arguments:
         with loop(valid) as lane:
             column = self._column(tile, block) + lane
             result = staged[lane] + self["bias"][column] if self.spec.bias else staged[lane]
+            if self.spec.residual:
+                result = result + self["residual"][row, column]
             T.buffer_store(self["y"], result, [row, column])
 
 
@@ -103,7 +117,7 @@ def of_parts(
 ) -> tuple[Arguments, ...]:
     """The arguments of each part among the kernel's buffers; ``schedules`` chooses the knobs of each."""
     columns = spec.columns if isinstance(spec, MixedSpec) else (0,)
-    shared = {name: buffers[name] for name in ("bias", "y") if name in buffers}
+    shared = {name: buffers[name] for name in ("bias", "residual", "y") if name in buffers}
     return tuple(
         Arguments(
             part,

@@ -60,6 +60,10 @@ class Dot:
         """A scalar int32 loaded from memory, in every lane."""
         return splat(value, self.lanes)
 
+    def scaled(self, value: Any, factor: int) -> Any:
+        """A scalar int32 loaded from memory times a constant, in every lane."""
+        return splat(value * T.int32(factor), self.lanes)
+
     def _bytes(self, x4: Any) -> Any:
         return T.reinterpret(splat(x4, self.lanes), dtype=vector("int8", 4 * self.lanes))
 
@@ -70,6 +74,11 @@ class VnniDot(Dot):
     def step(self, partial: Any, operand: Any, x4: Any) -> Any:
         name = f"llvm.x86.avx512.vpdpbusd.{32 * self.lanes}"
         return llvm(name, self.partial, partial, operand, self._bytes(x4))
+
+    def scaled(self, value: Any, factor: int) -> Any:
+        # Without the fence LLVM multiplies in the scalar unit, and a scalar is slow to spread that is not in memory.
+        spread = _in_order(splat(value, self.lanes), vector("int32", self.lanes), self.lanes)
+        return spread * splat(T.int32(factor), self.lanes)
 
 
 class MaddDot(Dot):
@@ -89,6 +98,9 @@ class MaddDot(Dot):
     def spread(self, value: Any) -> Any:
         # Without the fence LLVM moves arithmetic on the splat to the scalar unit, and the result has to come back.
         return _in_order(splat(value, self.lanes), vector("int32", self.lanes), self.lanes)
+
+    def scaled(self, value: Any, factor: int) -> Any:
+        return self.spread(value * T.int32(factor))
 
 
 class SignedMaddDot(Dot):

@@ -33,6 +33,7 @@ def accumulate_chunk(
     activation: Callable[[int, Any], Any],
     *,
     unroll: bool,
+    chunks: int = 1,
 ) -> None:
     """totals[row * blocks + block] += the chunk's dot products.
 
@@ -41,8 +42,11 @@ def accumulate_chunk(
         activation: (row, step) -> four activations.
         unroll: steps become straight-line code, else a loop. A loop keeps many accumulators in registers: in
             straight-line code LLVM finishes one accumulator after the other and spills the operands that they share.
+        chunks: so many, one after the other, where a chain may be as long. One loop: of a loop of chunks LLVM unrolls
+            the steps, and loads activations too early to keep them.
     """
-    length = min(dot.steps, CHUNK_STEPS)
+    most = CHUNK_STEPS * chunks
+    length = min(dot.steps, most)
 
     def chain(first: Any) -> None:
         direct = dot.partial == totals.dtype
@@ -59,11 +63,11 @@ def accumulate_chunk(
         for index in range(rows * blocks):
             totals[index] = totals[index] + dot.widen(partials[index])
 
-    if unroll or length == CHUNK_STEPS:
-        for first in range(0, CHUNK_STEPS, length):
+    if unroll or length == most:
+        for first in range(0, most, length):
             chain(first)
     else:
-        with loop(CHUNK_STEPS // length) as index:
+        with loop(most // length) as index:
             chain(index * length)
 
 
@@ -94,7 +98,7 @@ def centred(dot: Dot, total: Any, offset: Any, activation_sum: Any) -> Any:
         offset: an int (symmetric schemes: known while building) or int32 x lanes.
     """
     if isinstance(offset, int):
-        return total + dot.spread(activation_sum * T.int32(offset)) if offset else total
+        return total + dot.scaled(activation_sum, offset) if offset else total
     return total + offset * dot.spread(activation_sum)
 
 

@@ -18,7 +18,8 @@ def _block(isa: Isa, layout: PackedLayout) -> tuple[int, int]:
     """Rows and vectors of outputs of a register block: twelve accumulators of sixteen registers, 24 of 32."""
     if isa.registers > 16:
         return 24 // layout.blocks, layout.blocks
-    return (4, 3) if layout.blocks == 3 else (6, 2)
+    columns = layout.blocks if layout.blocks == 3 else min(layout.blocks, 2)
+    return 12 // columns, columns
 
 
 def prefill_float(args: Arguments, tile: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.layout import INPUT_MULTIPLE, PackedLayout
+from bitwright.codegen.layout import INPUT_MULTIPLE, MAX_BLOCKS, PackedLayout
 from bitwright.codegen.linear.spec import LinearSpec
 from bitwright.errors import UsageError
 
@@ -18,7 +18,8 @@ _CHAIN = (1, 2, 3, 4, 6, 8, 16)
 _SPAN = (32, 64, 96, 128, 192, 256)
 _ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 _COLUMNS = (1, 2, 3, 4)
-_DEPTH = (256, 512, 1024, 2048, 4096)
+_DEPTH = (192, 288, 576, 1024, 2048, 4096)
+_LOOKUP_GROUP = 32  # longer groups have fewer products of scales than a table costs
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class LinearSchedule:
         span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
         rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
         depth: most inputs that prefill unpacks at a time (at least a group).
+        lookup: prefill looks products of scales up, where target and activations allow it (``scale_table``).
     """
 
     prefetch: int = 0
@@ -38,7 +40,8 @@ class LinearSchedule:
     span: int = 32
     rows: int = 3
     columns: int = 4
-    depth: int = 512
+    depth: int = 576
+    lookup: bool = False
 
     def __post_init__(self) -> None:
         if self.prefetch < 0 or self.prefetch % 64 or self.chain < 1 or self.span % INPUT_MULTIPLE or self.span < 1:
@@ -53,9 +56,14 @@ class LinearSchedule:
         """The longest span of at most ``span`` inputs that divides a group."""
         return next(n for n in range(min(self.span, group), 0, -INPUT_MULTIPLE) if group % n == 0)
 
-    def fitting_groups(self, layout: PackedLayout) -> int:
-        """The most groups of at most ``depth`` inputs together that divide those of a row; one at least."""
-        most = min(max(self.depth // layout.group, 1), layout.groups)
+    def fitting_groups(self, layout: PackedLayout, columns: int = MAX_BLOCKS) -> int:
+        """The most groups of at most ``depth`` inputs together that divide those of a row; one at least.
+
+        Args:
+            columns: vectors of outputs that are unpacked together; of more than a tile has, fewer inputs.
+        """
+        depth = self.depth * MAX_BLOCKS // max(columns, MAX_BLOCKS)
+        most = min(max(depth // layout.group, 1), layout.groups)
         return next(n for n in range(most, 0, -1) if layout.groups % n == 0)
 
 
@@ -69,7 +77,10 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
         return LinearSchedule()
     if spec.rows is None:
         rows, columns = _register_block(spec, isa)
-        return LinearSchedule(rows=rows, columns=columns)
+        if spec.layout(isa).group > _LOOKUP_GROUP or not isa.scale_exponent or spec.scheme.terms != 1:
+            return LinearSchedule(rows=rows, columns=columns)
+        # The table of scales shares the nearest cache with the unpacked codes.
+        return LinearSchedule(rows=rows, columns=columns, depth=LinearSchedule.depth // 2, lookup=True)
     return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 0)
 
 
@@ -112,6 +123,7 @@ def prefill_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     return {
         "rows": _ROWS,
         "columns": columns,
+        **({"lookup": (False, True)} if isa.scale_exponent and spec.scheme.terms == 1 else {}),
         **({"depth": tuple(sorted(depths.values()))} if len(depths) > 1 else {}),
     }
 

@@ -18,6 +18,9 @@ from bitwright.scheme import LinearScheme
 TOKENS = -1
 """Stands for the symbolic number of tokens n in the shape of an argument."""
 
+_SUFFIX = {False: "", True: "_residual"}
+"""Of the name of a kernel, by whether it adds a residual."""
+
 
 @dataclass(frozen=True)
 class LinearSpec:
@@ -25,6 +28,7 @@ class LinearSpec:
 
     Attributes:
         rows: 1 for decode (one token), None for prefill (any number n >= 1 of tokens).
+        residual: a matrix like the result is added to it.
     """
 
     outputs: int
@@ -32,6 +36,7 @@ class LinearSpec:
     scheme: LinearScheme
     bias: bool = False
     rows: Literal[1] | None = None
+    residual: bool = False
 
     def layout(self, isa: Isa) -> PackedLayout:
         return packed_layout(self.outputs, self.inputs, self.scheme.weight, isa.lanes)
@@ -43,7 +48,7 @@ class LinearSpec:
     @property
     def name(self) -> str:
         """Of the kernel's function."""
-        return f"linear_{self.scheme}_{self.outputs}x{self.inputs}"
+        return f"linear_{self.scheme}_{self.outputs}x{self.inputs}{_SUFFIX[self.residual]}"
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,11 @@ class MixedSpec:
     parts: tuple[LinearSpec, ...]
 
     def __post_init__(self) -> None:
-        if len({(part.inputs, part.bias, part.rows) for part in self.parts}) != 1:
+        if len({(part.inputs, part.bias, part.rows, part.residual) for part in self.parts}) != 1:
             raise InternalError(
                 "the parts of a linear kernel do not fit together",
                 where=", ".join(part.name for part in self.parts),
-                limit="equal inputs, and all or none with a bias",
+                limit="equal inputs, and all or none with a bias or residual",
             )
 
     @property
@@ -80,9 +85,13 @@ class MixedSpec:
         return self.parts[0].rows
 
     @property
+    def residual(self) -> bool:
+        return self.parts[0].residual
+
+    @property
     def name(self) -> str:
         schemes = "_".join(f"{part.scheme}x{part.outputs}" for part in self.parts)
-        return f"linear_{schemes}_x{self.inputs}"
+        return f"linear_{schemes}_x{self.inputs}{_SUFFIX[self.residual]}"
 
     @cached_property
     def columns(self) -> tuple[int, ...]:
@@ -94,10 +103,16 @@ AnyLinear = LinearSpec | MixedSpec
 
 
 def linear_spec(
-    scheme: WeightsScheme, outputs: int, inputs: int, *, bias: bool = False, rows: Literal[1] | None = None
+    scheme: WeightsScheme,
+    outputs: int,
+    inputs: int,
+    *,
+    bias: bool = False,
+    rows: Literal[1] | None = None,
+    residual: bool = False,
 ) -> AnyLinear:
     """The spec of a matrix, with a part for each run of its rows."""
-    parts = tuple(LinearSpec(run.rows, inputs, run.scheme, bias, rows) for run in runs_of(scheme, outputs))
+    parts = tuple(LinearSpec(run.rows, inputs, run.scheme, bias, rows, residual) for run in runs_of(scheme, outputs))
     return parts[0] if len(parts) == 1 else MixedSpec(parts)
 
 
@@ -148,6 +163,8 @@ def linear_arguments(spec: AnyLinear, isa: Isa) -> tuple[TensorSpec, ...]:
             yield from part.weights.values()
         if spec.bias:
             yield TensorSpec("bias", "float32", (spec.outputs,))
+        if spec.residual:
+            yield TensorSpec("residual", "float32", (spec.rows or TOKENS, spec.outputs))
         yield TensorSpec("y", "float32", (spec.rows or TOKENS, spec.outputs))
 
     return tuple(dict.fromkeys(tensors()))

@@ -7,49 +7,77 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitwright.codegen.cache_layout import LINE_BYTES, ROWS, TOKENS, ZERO_STEPS, PackedCache
+from bitwright.codegen.cache_layout import (
+    LARGEST_HALF,
+    LARGEST_SCALE,
+    LINE_BYTES,
+    ROWS,
+    SCALE_MASK,
+    SCALE_ROUNDING,
+    TOKENS,
+    ZERO_STEPS,
+    PackedCache,
+)
 
 Array = NDArray[Any]
-LARGEST_SCALE = np.float32(65504)
-"""The largest finite half."""
 
 
-def quantize(x: Array, bits: int, group: int) -> tuple[Array, Array, Array]:
+def quantize(x: Array, bits: int, group: int, share: float = 1.0, low_bits: int = 0) -> tuple[Array, Array, Array]:
     """Asymmetric round-to-nearest of float32 [..., width] in groups of ``group`` (the layout says what codes mean).
 
-    The scale spans the group's range, widened to hold 0; both the scale and the zero point are rounded before the
-    codes are computed from them.
+    With ``low_bits`` the second half of every group has codes of that width.
+
+    The scale spans the group's range, widened to hold 0, or the middle ``share`` of it; both the scale and the zero
+    point are rounded (the scale up) before the codes are computed from them.
 
     Returns:
-        codes u8 [..., width], scales f16 [..., groups], zeros u8 [..., groups].
+        codes u8 [..., width], scales f16 [..., groups] of five bits of mantissa, zeros u8 [..., groups] below 64.
     """
     top = (1 << bits) - 1
     grouped = x.astype(np.float32, copy=False).reshape(*x.shape[:-1], -1, group)
     low, high = np.minimum(grouped.min(axis=-1), 0), np.maximum(grouped.max(axis=-1), 0)
-    scales = np.minimum((high - low) / top, LARGEST_SCALE).astype(np.float16)
+    low, span = low + (high - low) * np.float32((1 - share) / 2), (high - low) * np.float32(share)
+    exact = np.minimum(span / np.float32(top), np.float32(LARGEST_SCALE)).astype(np.float16)
+    scales = ((exact.view(np.uint16) + np.uint16(SCALE_ROUNDING)) & np.uint16(SCALE_MASK)).view(np.float16)
     wide = scales.astype(np.float32)
     inverse = np.where(wide > 0, np.float32(1) / np.where(wide > 0, wide, np.float32(1)), np.float32(0))
     zeros = np.clip(np.rint(-low * inverse * np.float32(ZERO_STEPS / top)), 0, ZERO_STEPS)
-    offset = zeros * np.float32(top / ZERO_STEPS)
+    tops = _tops(bits, low_bits, group)
+    rates = (inverse[..., None] * (tops / np.float32(top))).astype(np.float64)
     # A fused multiply-add: the product is exact in double precision.
-    shifted = grouped.astype(np.float64) * inverse[..., None] + offset[..., None]
-    codes = np.clip(np.rint(shifted.astype(np.float32)), 0, top)
+    shifted = grouped.astype(np.float64) * rates + zeros[..., None] * (tops / np.float32(ZERO_STEPS))
+    codes = np.clip(np.rint(shifted.astype(np.float32)), 0, tops)
     return codes.astype(np.uint8).reshape(x.shape), scales, zeros.astype(np.uint8)
 
 
-def dequantize(codes: Array, scales: Array, zeros: Array, bits: int) -> Array:
+def _tops(bits: int, low_bits: int, group: int) -> Array:
+    """The highest code of every element of a group, float32 [group]."""
+    tops = np.full(group, (1 << bits) - 1, np.float32)
+    if low_bits:
+        tops[group // 2 :] = (1 << low_bits) - 1
+    return tops
+
+
+def dequantize(codes: Array, scales: Array, zeros: Array, bits: int, low_bits: int = 0) -> Array:
     """The float32 [..., width] that codes, scales and zero points stand for."""
     grouped = codes.reshape(*scales.shape, -1).astype(np.float64)
-    offset = zeros.astype(np.float64)[..., None] * (((1 << bits) - 1) / ZERO_STEPS)
-    return ((grouped - offset) * scales.astype(np.float64)[..., None]).astype(np.float32).reshape(codes.shape)
+    tops = _tops(bits, low_bits, grouped.shape[-1]).astype(np.float64)
+    offset = zeros.astype(np.float64)[..., None] * (tops / ZERO_STEPS)
+    steps = scales.astype(np.float64)[..., None] * (((1 << bits) - 1) / tops)
+    return ((grouped - offset) * steps).astype(np.float32).reshape(codes.shape)
 
 
 def round_trip(x: Array, layout: PackedCache) -> Array:
     """What a cache gives back for x[tokens, heads, width], the tokens from position 0 on."""
-    result = dequantize(*quantize(x, layout.bits, layout.group), layout.bits)
+    result = dequantize(*quantized(x, layout), layout.bits, layout.scheme.low)
     exact = layout.exact_tokens
-    result[:exact] = np.clip(x[:exact], -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
+    result[:exact] = np.clip(x[:exact], -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
     return result
+
+
+def quantized(x: Array, layout: PackedCache) -> tuple[Array, Array, Array]:
+    """``quantize`` as a layout says."""
+    return quantize(x, layout.bits, layout.width // layout.words, layout.share, layout.scheme.low)
 
 
 def round_query(q: Array, layout: PackedCache) -> Array:
@@ -72,7 +100,7 @@ def pack(x: Array, layout: PackedCache, fill: Array | None = None) -> Array:
     Args:
         fill: the cache before, u8 of the layout's shape; None: zeros.
     """
-    codes, scales, zeros = quantize(x, layout.bits, layout.group)
+    codes, scales, zeros = quantized(x, layout)
     cache = np.zeros(layout.shape, np.uint8) if fill is None else fill.copy()
     old_codes, old_scales, old_zeros = unpack(cache, layout)
     tokens = x.shape[0]
@@ -82,14 +110,12 @@ def pack(x: Array, layout: PackedCache, fill: Array | None = None) -> Array:
     old_scales[:tokens] = scales
     old_zeros[:tokens] = zeros
     blocks = cache[:, : layout.blocks * layout.block_bytes].reshape(layout.heads, layout.blocks, layout.block_bytes)
-    scale_at, zero_at = int(layout.scale_at(0, 0)), int(layout.zero_at(0, 0))
-    shape = (layout.heads, layout.blocks, -1)
-    blocks[..., :scale_at] = _pack_codes(old_codes, layout)
-    blocks[..., scale_at:zero_at] = _by_block(old_scales, layout).view(np.uint8).reshape(shape)
-    blocks[..., zero_at:] = _by_block(old_zeros, layout).reshape(shape)
+    blocks[..., : layout.code_bytes] = _pack_codes(old_codes, layout)
+    words = (old_scales.view(np.uint16) << np.uint16(1)) | old_zeros
+    blocks[..., layout.code_bytes :] = _by_block(words, layout).view(np.uint8).reshape(layout.heads, layout.blocks, -1)
     result = np.concatenate([blocks.reshape(layout.heads, -1), cache[:, layout.blocks * layout.block_bytes :]], axis=1)
     if layout.exact_tokens and tokens:
-        exact = np.clip(x[0], -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
+        exact = np.clip(x[0], -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
         end = layout.exact_at + 2 * layout.width
         result[:, layout.exact_at : end] = exact.view(np.uint8).reshape(layout.heads, -1)
     return result
@@ -98,14 +124,11 @@ def pack(x: Array, layout: PackedCache, fill: Array | None = None) -> Array:
 def unpack(cache: Array, layout: PackedCache) -> tuple[Array, Array, Array]:
     """codes u8 [tokens, heads, stored width], scales f16 and zeros u8 [tokens, heads, groups] of a whole cache."""
     blocks = cache[:, : layout.blocks * layout.block_bytes].reshape(layout.heads, layout.blocks, layout.block_bytes)
-    scale_at, zero_at = int(layout.scale_at(0, 0)), int(layout.zero_at(0, 0))
-    shape = (layout.heads, layout.blocks, layout.groups, TOKENS)
-    scales = np.ascontiguousarray(blocks[..., scale_at:zero_at]).view(np.float16)
-    return (
-        _unpack_codes(blocks[..., :scale_at], layout),
-        _by_token(scales.reshape(shape)),
-        _by_token(blocks[..., zero_at:].reshape(shape)),
-    )
+    stored = np.ascontiguousarray(blocks[..., layout.code_bytes :]).view(np.uint16)
+    words = _by_token(stored.reshape(layout.heads, layout.blocks, layout.words, TOKENS))
+    scales = ((words >> np.uint16(1)) & np.uint16(SCALE_MASK)).view(np.float16)
+    zeros = (words & np.uint16(ZERO_STEPS)).astype(np.uint8)
+    return _unpack_codes(blocks[..., : layout.code_bytes], layout), scales, zeros
 
 
 def _by_block(values: Array, layout: PackedCache) -> Array:
@@ -121,6 +144,9 @@ def _by_token(values: Array) -> Array:
 
 def _pack_codes(codes: Array, layout: PackedCache) -> Array:
     """[tokens, heads, stored width] -> u8 [heads, blocks, code bytes]"""
+    if len(layout.parts) > 1:
+        halves = np.split(codes, len(layout.parts), axis=2)
+        return np.concatenate([_pack_codes(c, part) for c, part in zip(halves, layout.parts, strict=True)], axis=2)
     heads, blocks = layout.heads, layout.blocks
     lines = np.zeros((heads, blocks, layout.row_blocks, layout.units, layout.lines, LINE_BYTES), np.uint8)
     steps = _steps(codes, layout)
@@ -133,6 +159,12 @@ def _pack_codes(codes: Array, layout: PackedCache) -> Array:
 
 
 def _unpack_codes(packed: Array, layout: PackedCache) -> Array:
+    if len(layout.parts) > 1:
+        first, second = layout.parts
+        cut = first.code_bytes
+        return np.concatenate(
+            [_unpack_codes(packed[..., :cut], first), _unpack_codes(packed[..., cut:], second)], axis=2
+        )
     heads, blocks = layout.heads, layout.blocks
     lines = packed.reshape(heads, blocks, layout.row_blocks, layout.units, layout.lines, LINE_BYTES)
     steps = np.zeros((*lines.shape[:4], layout.unit // 4, LINE_BYTES), np.uint8)

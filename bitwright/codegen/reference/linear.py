@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitwright.codegen.quantized_rows import LARGEST, SCALE_BITS
+
 Array = npt.NDArray[Any]
 
 TOLERANCE = {
@@ -22,7 +24,8 @@ SMALLEST_ABSMAX = np.float32(2.0**-100)
 
 
 def quantize_activation(x: Array, group: int, terms: int = 1) -> tuple[Array, Array, Array]:
-    """Symmetric dynamic quantization: scale = absmax / largest, round half to even, per token and group.
+    """Symmetric dynamic quantization: scale = absmax / largest, rounded up to few bits (``SCALE_BITS``), per token and
+    group; numbers / scale are rounded half to even.
 
     Args:
         x: f32 [n, inputs]; ``group`` divides inputs.
@@ -32,12 +35,12 @@ def quantize_activation(x: Array, group: int, terms: int = 1) -> tuple[Array, Ar
         x8 i8 [n, terms * inputs] (high terms, then low ones), scale f32 [n, groups], sum i32 [n, groups] of a group's
         integers. A zero group has scale 0.
     """
-    largest = np.float32(127 if terms == 1 else 127 * 128)
+    largest = np.float32(LARGEST[terms])
     grouped = x.astype(np.float32, copy=False).reshape(x.shape[0], -1, group)
     absmax = np.abs(grouped).max(axis=2)
     live = absmax >= SMALLEST_ABSMAX
-    inverse = np.where(live, largest / np.where(live, absmax, np.float32(1)), np.float32(0))
-    scale = np.where(live, absmax / largest, np.float32(0)).astype(np.float32)
+    scale = np.where(live, rounded_up((absmax / largest).astype(np.float32), SCALE_BITS[terms]), np.float32(0))
+    inverse = np.where(live, np.float32(1) / np.where(live, scale, np.float32(1)), np.float32(0))
     rounded = np.rint(grouped * inverse[..., None]).astype(np.int32)
     total = rounded.sum(axis=2, dtype=np.int32)
     integers = rounded.reshape(x.shape)
@@ -45,6 +48,13 @@ def quantize_activation(x: Array, group: int, terms: int = 1) -> tuple[Array, Ar
         return integers.astype(np.int8), scale, total
     high = (integers + 64) >> 7
     return np.concatenate([high, integers - 128 * high], axis=1).astype(np.int8), scale, total
+
+
+def rounded_up(value: Array, bits: int) -> Array:
+    """The least f32 that is not below ``value`` (>= 0) and has at most ``bits`` bits behind its leading one."""
+    below = (1 << (23 - bits)) - 1
+    rounded: Array = ((value.view(np.int32) + below) & ~below).view(np.float32)
+    return rounded
 
 
 def activation_integers(x8: Array, inputs: int) -> Array:

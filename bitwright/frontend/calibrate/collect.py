@@ -103,4 +103,4 @@ def _means(
         for done, window in enumerate(windows, start=1):
             interpreter.run(interpreter.feeds(window), activations[-1:])
             tick(done)
-    return {name: total / windows.size for name, total in sums.items()}
+    return {name: total.div_(windows.size) for name, total in sums.items()}

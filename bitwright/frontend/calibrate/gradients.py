@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
+ROWS = 64
+"""Rows of probabilities in double precision at a time."""
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -55,50 +58,78 @@ def observe(
         seed: of the labels; a window's labels depend on its number and the seed alone.
         tick: called with the number of windows done.
     """
-    import torch
-
-    kept: dict[str, list[Floats]] = {name: [] for name in values}
-    found: dict[str, list[Floats]] = {name: [] for name in gradients}
-    log_sums, frequency = [], np.zeros(0)
+    kept: dict[str, Floats] = {}
+    found: dict[str, Floats] = {}
+    log_sums, frequency = np.empty(windows.size, np.float32), np.zeros(1)
     for number, window in enumerate(windows):
-        leaves: dict[str, torch.Tensor] = {}
-
-        def see(name: str, tensor: torch.Tensor, leaves: dict[str, torch.Tensor] = leaves) -> torch.Tensor:
-            if name in kept:
-                kept[name].append(_rows(tensor))
-            if name in found:
-                tensor = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-                leaves[name] = tensor
-            return tensor
-
-        with interpreter.observe({*values, *gradients}, see), torch.set_grad_enabled(bool(found)):
-            logits = interpreter.run(interpreter.feeds(window), ("logits",))["logits"][0]
-            logs = torch.log_softmax(logits.float(), -1)
-        log_sums.append((logits.float() - logs)[:, 0].detach().cpu().numpy())
-        probabilities = logs.detach().exp()
-        total = probabilities.double().sum(0).cpu().numpy() / windows.size
-        frequency = total if not frequency.size else frequency + total
-        if found:
-            labels = sampled_labels(probabilities, seed, number)
-            likelihood = logs.gather(1, labels[:, None]).sum()
-            for name, gradient in zip(
-                leaves, torch.autograd.grad(likelihood, list(leaves.values()), allow_unused=True), strict=True
-            ):
-                found[name].append(_rows(torch.zeros_like(leaves[name]) if gradient is None else gradient))
+        one = _observe_window(interpreter, window, number, values, gradients, seed)
+        at = slice(number * len(window), (number + 1) * len(window))
+        for arrays, parts in ((kept, one.values), (found, one.gradients)):
+            for name, rows in parts.items():
+                if name not in arrays:
+                    arrays[name] = np.empty((windows.size, rows.shape[1]), np.float32)
+                arrays[name][at] = rows
+        log_sums[at] = one.log_sums
+        frequency = frequency + one.frequency / len(windows)
         if tick is not None:
             tick(number + 1)
-    joined = [{name: np.concatenate(parts) for name, parts in group.items()} for group in (kept, found)]
-    return Observed(joined[0], joined[1], np.concatenate(log_sums), frequency)
+    return Observed(kept, found, log_sums, frequency)
+
+
+def _observe_window(
+    interpreter: Interpreter,
+    window: npt.NDArray[np.int64],
+    number: int,
+    values: Collection[str],
+    gradients: Collection[str],
+    seed: int,
+) -> Observed:
+    """What :func:`observe` finds in window number ``number``, int64 [tokens]."""
+    import torch
+
+    kept: dict[str, Floats] = {}
+    found: dict[str, Floats] = {}
+    leaves: dict[str, torch.Tensor] = {}
+
+    def see(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name in values:
+            kept[name] = _rows(tensor)
+        if name in gradients:
+            tensor = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+            leaves[name] = tensor
+        return tensor
+
+    with interpreter.observe({*values, *gradients}, see), torch.set_grad_enabled(bool(gradients)):
+        logits = interpreter.run(interpreter.feeds(window), ("logits",))["logits"][0]
+        logs = torch.log_softmax(logits.float(), -1)
+    log_sums = (logits[:, 0].float() - logs[:, 0]).detach().cpu().numpy()
+    del logits
+    probabilities = logs.detach().exp()
+    sums = [part.double().sum(0).cpu().numpy() for part in _blocks(probabilities)]
+    if gradients:
+        labels = sampled_labels(probabilities, seed, number)
+        del probabilities
+        likelihood = logs.gather(1, labels[:, None]).sum()
+        of_leaves = torch.autograd.grad(likelihood, list(leaves.values()), allow_unused=True)
+        for name, gradient in zip(leaves, of_leaves, strict=True):
+            found[name] = _rows(torch.zeros_like(leaves[name]) if gradient is None else gradient)
+    return Observed(kept, found, log_sums, np.sum(sums, axis=0) / len(window))
 
 
 def sampled_labels(probabilities: torch.Tensor, seed: int, window: int) -> torch.Tensor:
     """One label for each row of ``probabilities`` [n, vocabulary], int64 [n]."""
     import torch
 
-    draws = np.random.default_rng([seed, window]).random((len(probabilities), 1))
-    cumulative = probabilities.double().cumsum(-1)
-    points = torch.from_numpy(draws).to(cumulative) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, points).squeeze(1).clamp_(max=probabilities.shape[1] - 1)
+    draws = torch.from_numpy(np.random.default_rng([seed, window]).random((len(probabilities), 1)))
+    labels = []
+    for part, drawn in zip(_blocks(probabilities), _blocks(draws), strict=True):
+        cumulative = part.double().cumsum(-1)
+        labels.append(torch.searchsorted(cumulative, drawn.to(cumulative) * cumulative[:, -1:]).squeeze(1))
+    return torch.cat(labels).clamp_(max=probabilities.shape[1] - 1)
+
+
+def _blocks(rows: torch.Tensor) -> list[torch.Tensor]:
+    return [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
 
 
 def _rows(tensor: torch.Tensor) -> Floats:

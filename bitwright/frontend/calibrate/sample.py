@@ -27,7 +27,7 @@ def sample(
     """Sample from the model's own distribution at temperature 1, int64 [windows, length].
 
     A window begins with the model's first token of a text, or, where it has none, with a token drawn uniformly. After a
-    token that ends a text the model just goes on.
+    token that ends a text the model just goes on. The weights are in memory meanwhile: every token needs all of them.
 
     Args:
         seed: equal seeds give equal text, up to what the order of float additions changes.
@@ -35,15 +35,16 @@ def sample(
     """
     random = np.random.default_rng(seed)
     result = np.empty((windows, length), np.int64)
-    for done, window in enumerate(result, start=1):
-        window[0] = _first(model, random)
-        past = interpreter.empty_past()
-        for position in range(1, length):
-            logits, past = interpreter.step(window[position - 1 : position], past)
-            # The largest of logits plus Gumbel noise is a sample of their softmax.
-            window[position] = (logits[0] + random.gumbel(size=logits.shape[1])).argmax()
-        if progress is not None:
-            progress(done, windows)
+    with interpreter.resident():
+        for done, window in enumerate(result, start=1):
+            window[0] = _first(model, random)
+            past = interpreter.empty_past()
+            for position in range(1, length):
+                logits, past = interpreter.step(window[position - 1 : position], past)
+                # The largest of logits plus Gumbel noise is a sample of their softmax.
+                window[position] = (logits[0] + random.gumbel(size=logits.shape[1])).argmax()
+            if progress is not None:
+                progress(done, windows)
     return result
 
 

@@ -48,7 +48,7 @@ def weighted_moments(
             sums[name] = sums[name].addmm_(weighted.T, rows) if name in sums else weighted.T @ rows
             masses[name] += float(size.sum(dtype=torch.float64))
         tick(number + 1)
-    return {name: total / masses[name] if masses[name] else total for name, total in sums.items()}
+    return {name: total.div_(masses[name]) if masses[name] else total for name, total in sums.items()}
 
 
 def _window(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class Student:
     def log_probabilities(self, window: npt.NDArray[np.int64], weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Of the next token at each position of ``window`` int64 [n], float32 [n, vocab]."""
         original = self._interpreter.weights
-        self._interpreter.weights = {**original, **weights}
+        self._interpreter.weights = ChainMap(dict(weights), original)
         try:
             return log_probabilities(self._interpreter, window)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import onnx_ir as ir
 
 from bitwright.frontend.equalise.factors import Floats, best_factors
 from bitwright.frontend.equalise.places import Place
+from bitwright.frontend.neighbours import change
 
 Doubles = npt.NDArray[np.float64]
 
@@ -20,9 +22,9 @@ def scaled(model: ir.Model, factors: Mapping[Place, Floats]) -> ir.Model:
     weights = copy.graph.initializers
     for place, s in factors.items():
         for name in place.divided:
-            _replace(weights[name], 1 / s.astype(np.float64))
+            change(weights[name], partial(np.multiply, 1 / s.astype(np.float64)))
         for name in place.readers:
-            _replace(weights[name], spread(place, s).astype(np.float64)[:, None])
+            change(weights[name], partial(np.multiply, spread(place, s).astype(np.float64)[:, None]))
     return copy
 
 
@@ -51,14 +53,3 @@ def _gathered(place: Place, values: Doubles) -> Doubles:
 def _array(value: ir.Value) -> npt.NDArray[np.float32]:
     assert value.const_value is not None  # an initializer of a canonical graph
     return np.asarray(value.const_value.numpy())
-
-
-def _replace(value: ir.Value, factor: Doubles) -> None:
-    tensor = value.const_value
-    assert tensor is not None  # an initializer of a canonical graph
-    value.const_value = ir.LazyTensor(
-        lambda: ir.tensor((np.asarray(tensor.numpy()) * factor).astype(np.float32)),
-        dtype=ir.DataType.FLOAT,
-        shape=ir.Shape([int(d) for d in tensor.shape]),
-        name=value.name,
-    )

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bitwright.frontend.graph import attribute, is_op, producer
+from bitwright.frontend.graph import attribute
+from bitwright.frontend.neighbours import constant_shape, linear, own
+from bitwright.frontend.neighbours import readers as readers_of
 
 
 @dataclass(frozen=True)
@@ -46,62 +48,23 @@ def places(model: ir.Model) -> tuple[Place, ...]:
 
 def _places(node: ir.Node) -> Iterator[Place]:
     output = node.outputs[0]
-    readers = _readers(output)
+    readers = readers_of(output)
     if not readers:
         return
-    width = _shape(readers[0])[0]
+    width = constant_shape(readers[0])[0]
     if node.op_type in ("RMSNormalization", "LayerNormalization") and not node.domain:
-        divided = _own(list(node.inputs[1:]))
+        divided = own(list(node.inputs[1:]))
         channels, heads = width, (1, 1, width)
     elif node.op_type == "Mul" and not node.domain:
-        divided = next((own for factor in reversed(node.inputs) if (own := _linear(factor, width))), None)
+        divided = next((found for factor in reversed(node.inputs) if (found := linear(factor, width))), None)
         channels, heads = width, (1, 1, width)
     elif node.op_type == "Attention":
         kv_heads = int(attribute(node, "kv_num_heads", 0))
         group = int(attribute(node, "q_num_heads", 0)) // kv_heads
         channels = width // group
         heads = (kv_heads, group, channels // kv_heads)
-        divided = _linear(node.inputs[2], channels)
+        divided = linear(node.inputs[2], channels)
     else:
         return
     if divided:
         yield Place(str(output.name), divided, tuple(str(weight.name) for weight in readers), channels, heads)
-
-
-def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    """Of a constant; empty for anything else."""
-    return () if value is None or value.const_value is None else tuple(int(d) for d in value.const_value.shape)
-
-
-def _readers(value: ir.Value) -> list[ir.Value]:
-    """The weights that multiply ``value``; none if it has any other reader, or a weight has."""
-    weights = []
-    for use in value.uses():
-        weight = use.node.inputs[1] if use.node.op_type == "MatMul" and use.idx == 0 else None
-        if weight is None or len(_shape(weight)) != 2 or len(weight.uses()) > 1:
-            return []
-        weights.append(weight)
-    return [] if value.is_graph_output() else weights
-
-
-def _own(values: list[ir.Value | None]) -> tuple[str, ...] | None:
-    """Names of constants, if nothing else reads them."""
-    found = [value for value in values if value is not None]
-    own = all(value.const_value is not None and len(value.uses()) == 1 for value in found)
-    return tuple(str(value.name) for value in found) if found and own else None
-
-
-def _linear(value: ir.Value | None, channels: int) -> tuple[str, ...] | None:
-    """The weight and bias that make ``value`` [1, n, channels], if its only reader is the node at hand."""
-    node = producer(value)
-    if value is None or node is None or len(value.uses()) != 1 or value.is_graph_output():
-        return None
-    if node.op_type == "MatMul" and not node.domain:
-        return _own([node.inputs[1]]) if _shape(node.inputs[1])[1:] == (channels,) else None
-    if node.op_type != "Add" or node.domain:
-        return None
-    for product, bias in (tuple(node.inputs), tuple(reversed(node.inputs))):
-        weight, own = _linear(product, channels) if is_op(product, "MatMul") else None, _own([bias])
-        if weight and own and _shape(bias) == (channels,):
-            return (*weight, *own)
-    return None

@@ -85,4 +85,5 @@ def _load() -> None:
         norm,
         reduce,
         rotary,
+        rotation,
     )

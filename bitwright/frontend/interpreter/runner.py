@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter.convert import to_torch
 from bitwright.frontend.interpreter.plan import Step, pruned, require_producers, steps_of
+from bitwright.frontend.interpreter.weights import RESIDENT_BYTES, Weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,8 +47,9 @@ class Observation:
 class GraphRunner:
     """A graph as a differentiable torch function.
 
-    ``weights`` holds the initializers by name, shared with the model file where no conversion was needed: replace an
-    entry to try another weight, or ``requires_grad_()`` a clone of it for gradients. Never write to one in place.
+    ``weights`` holds the initializers by name, shared with the model file where no conversion was needed, and on a CPU
+    read anew at every use where they are many (see ``weights.Weights``): replace an entry to try another weight, or
+    ``requires_grad_()`` a clone of it for gradients. Never write to one in place.
 
     Args:
         graph: canonical ONNX (opset 23 and the bitwright domain).
@@ -63,10 +67,13 @@ class GraphRunner:
         self.dtype = torch.float32 if dtype is None else dtype
         self._graph = graph.graph
         self._steps = steps_of(graph, self.dtype, self.device)
-        self.weights: Tensors = {
-            name: to_torch(value.const_value, self.dtype, self.device, f"initializer '{name}'")
-            for name, value in graph.graph.initializers.items()
-        }
+        initializers = graph.graph.initializers
+
+        def read(name: str) -> torch.Tensor:
+            return to_torch(initializers[name].const_value, self.dtype, self.device, f"initializer '{name}'")
+
+        self._stored = Weights(initializers, read, RESIDENT_BYTES if self.device.type == "cpu" else None)
+        self.weights: MutableMapping[str, torch.Tensor] = self._stored
         self.inputs: tuple[str, ...] = tuple(v.name for v in graph.graph.inputs if v.name not in self.weights)
         self.outputs: tuple[str, ...] = tuple(v.name for v in graph.graph.outputs)
         require_producers(self._steps, {*self.weights, *self.inputs}, self.outputs)
@@ -86,18 +93,25 @@ class GraphRunner:
         self._check_inputs(inputs)
         wanted = self.outputs if outputs is None else tuple(outputs)
         self._check_names(wanted, self._values | set(self.weights))
-        values = dict(self.weights)
+        values: Tensors = {}
         for name, tensor in inputs.items():
             tensor = tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
             values[name] = self._observed(name, tensor)
-        for step in self._plan(frozenset(wanted)):
-            results = _execute(step, values)
-            for output, result in zip(step.outputs, results, strict=False):
-                if output:
-                    values[output] = self._observed(output, result)
-            for name in step.dying:
-                values.pop(name, None)
-        return {name: values[name] for name in wanted}
+        known = ChainMap(values, self.weights)
+        with self._stored.reread():
+            for step in self._plan(frozenset(wanted)):
+                results = _execute(step, known)
+                for output, result in zip(step.outputs, results, strict=False):
+                    if output:
+                        values[output] = self._observed(output, result)
+                del results
+                for name in step.dying:
+                    values.pop(name, None)
+        return {name: known[name] for name in wanted}
+
+    def resident(self) -> AbstractContextManager[None]:
+        """Keep all weights in memory inside the block: for many runs of few tokens."""
+        return self._stored.resident()
 
     def observe(self, names: Iterable[str], callback: Callback) -> Observation:
         """Call ``callback(name, tensor)`` whenever one of ``names`` (graph inputs or node outputs) is computed.

@@ -70,6 +70,12 @@ def _check_positions(context: Context, node: ir.Node, table: Initializer) -> Non
         raise unsupported(node, f"a table of {table.shape[0]} positions in a context of {context.capacity}")
 
 
+@converter("Rotate", domain="bitwright")
+def rotate(context: Context, node: ir.Node) -> Any:
+    attributes = {name: int(attribute(node, name, 0)) for name in ("blocks", "order", "power", "transposed")}
+    return context.emit(relax_ops.call("rotate", [context.expression(node.inputs[0])], **attributes))
+
+
 @converter("Attention")
 @converter("Attention", domain="bitwright")
 def attention(context: Context, node: ir.Node) -> Any:

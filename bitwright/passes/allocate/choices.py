@@ -28,7 +28,10 @@ ENTRY_BYTES = 90
 
 
 class Latencies(Protocol):
-    """Milliseconds that a site's scheme adds to a decode step and to a chunk of a prompt, and what is left of each."""
+    """Milliseconds that a site's scheme adds to a decode step and to a chunk of a prompt, and what is left of each.
+
+    They add up approximately; ``step`` and ``prompt`` are the best that is known of a whole plan.
+    """
 
     @property
     def chunk(self) -> int: ...
@@ -42,6 +45,14 @@ class Latencies(Protocol):
     def decode(self, site: Site, scheme: WeightsScheme | CacheScheme) -> float: ...
 
     def prefill(self, site: Site, scheme: WeightsScheme | CacheScheme) -> float: ...
+
+    def step(self, schemes: Mapping[str, Scheme]) -> float: ...
+
+    def prompt(self, schemes: Mapping[str, Scheme], tokens: int) -> float: ...
+
+    def reading(self, schemes: Mapping[str, Scheme]) -> Latencies:
+        """Prices where a step reads what a plan reads: how fast that is depends on how much it is. May be itself."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,7 @@ def _cache(site: Site, scores: SiteScores, terms: Terms) -> SiteChoices:
     uses = np.zeros((len(RESOURCES), 1, len(schemes)))
     for i, scheme in enumerate(schemes):
         milliseconds = 0.0 if terms.latencies is None else terms.latencies.decode(site, scheme)
-        stored = terms.context * scheme.bytes_per_token(*site.shape)
+        stored = terms.context * scheme.bytes_per_token(*site.shape) + scheme.map_bytes(*site.shape)
         uses[:, 0, i] = (factor * scores.caches[scheme.name], stored, milliseconds, 0.0)
     return SiteChoices(site, tuple(schemes), uses, np.zeros((len(RESOURCES), len(schemes))))
 

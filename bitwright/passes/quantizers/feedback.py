@@ -25,13 +25,33 @@ BLOCK = 32
 """Columns between two matrix products."""
 
 
-def error_feedback(weights: Floats, grid: Grid, groups: int, moment: Floats) -> State:
-    """Quantize float32 [outputs, inputs], ``groups`` scales a row, with H [inputs, inputs], positive definite."""
+@dataclass(frozen=True)
+class Feedback:
+    """What error feedback needs to know of H, the same for all rows of a matrix.
+
+    Attributes:
+        order: int64 [inputs], the columns as they are rounded.
+        factor: F float32 [inputs, inputs] in that order.
+        importance: the diagonal of D, float32 [inputs].
+    """
+
+    order: npt.NDArray[np.int64]
+    factor: Floats
+    importance: Floats
+
+    @classmethod
+    def of(cls, moment: Floats, groups: int) -> Feedback:
+        """For H float32 [inputs, inputs], positive definite, and ``groups`` scales a row."""
+        order = column_order(np.diag(moment), len(moment) // groups)
+        return cls(order, *factors(moment[np.ix_(order, order)]))
+
+
+def error_feedback(weights: Floats, grid: Grid, groups: int, by: Feedback) -> State:
+    """Quantize float32 [outputs, inputs], ``groups`` scales a row."""
     outputs, inputs = weights.shape
     size = inputs // groups
-    order = column_order(np.diag(moment), size)
-    feedback, importance = factors(moment[np.ix_(order, order)])
-    work = _Columns(np.ascontiguousarray(weights.T[order]), feedback)
+    order, importance = by.order, by.importance
+    work = _Columns(np.ascontiguousarray(weights.T[order]), by.factor)
     scales = np.empty((groups, outputs), np.float16)
     zeros = None if grid.symmetric else np.empty((groups, outputs), np.float32)
     for start in range(0, inputs, size):

@@ -31,12 +31,15 @@ class QuantizedMatrix:
         """(code - zero point) * scale or codebook[code] * scale, float32 [outputs, inputs]."""
         outputs, inputs = self.codes.shape
         groups = self.scales.shape[1]
+        grouped = self.codes.reshape(outputs, groups, inputs // groups)
         if self.codebook is not None:
-            values = self.codebook.astype(np.float32)[self.codes].reshape(outputs, groups, inputs // groups)
-            return (values * self.scales[:, :, None].astype(np.float32)).reshape(outputs, inputs)
-        zeros = np.float32(2 ** (scheme.bits - 1)) if self.zeros is None else self.zeros[:, :, None].astype(np.float32)
-        centred = self.codes.reshape(outputs, groups, inputs // groups).astype(np.float32) - zeros
-        return (centred * self.scales[:, :, None].astype(np.float32)).reshape(outputs, inputs)
+            numbers = self.codebook.astype(np.float32)[grouped]
+        else:
+            numbers = grouped.astype(np.float32)
+            zeros = self.zeros
+            numbers -= np.float32(2 ** (scheme.bits - 1)) if zeros is None else zeros[:, :, None].astype(np.float32)
+        numbers *= self.scales[:, :, None].astype(np.float32)
+        return numbers.reshape(outputs, inputs)
 
 
 Quantizer = Callable[[npt.NDArray[np.float32], WeightScheme, int], QuantizedMatrix]

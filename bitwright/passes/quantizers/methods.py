@@ -16,7 +16,7 @@ import numpy as np
 
 from bitwright.options import QuantizerName
 from bitwright.passes.quantizers.codebook import best_codebook
-from bitwright.passes.quantizers.feedback import error_feedback
+from bitwright.passes.quantizers.feedback import Feedback, error_feedback
 from bitwright.passes.quantizers.fit import fit_groups
 from bitwright.passes.quantizers.grid import Floats, Grid, Integers, LookedUp, reciprocal
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
@@ -31,6 +31,9 @@ ROUNDS = 2
 
 BLOCK_WEIGHTS = 1 << 21
 """Weights at work at a time: the temporaries of a large table would take many times its size."""
+
+BLOCK_ROWS = 1 << 12
+"""Rows whose losses are computed at a time."""
 
 
 def quantize(name: QuantizerName, weights: Floats, scheme: WeightScheme, moment: Floats | None) -> QuantizedMatrix:
@@ -55,8 +58,15 @@ def quantize(name: QuantizerName, weights: Floats, scheme: WeightScheme, moment:
         shape = np.diag(np.diag(shape))
     elif found.codebook is not None:
         found = _by_rows(name, weights, LookedUp(found.codebook), found, shape)
-    losses = [row_losses(m.dequantize(scheme) - weights, shape).sum() for m in (found, nearest)]
+    losses = [_loss(matrix, weights, scheme, shape) for matrix in (found, nearest)]
     return found if losses[0] <= losses[1] else nearest
+
+
+def _loss(matrix: QuantizedMatrix, weights: Floats, scheme: WeightScheme, moment: Floats) -> float:
+    error = matrix.dequantize(scheme)
+    error -= weights
+    blocks = [slice(start, start + BLOCK_ROWS) for start in range(0, len(error), BLOCK_ROWS)]
+    return sum(float(row_losses(error[rows], moment).sum()) for rows in blocks)
 
 
 def _by_rows(
@@ -64,12 +74,13 @@ def _by_rows(
 ) -> QuantizedMatrix:
     """Some rows at a time, each at least as good as in ``nearest``."""
     states = []
+    feedback = None if name == "clip" else Feedback.of(moment, nearest.scales.shape[1])
     count = max(BLOCK_WEIGHTS // weights.shape[1], 1)
     for start in range(0, len(weights), count):
         rows = slice(start, start + count)
         zeros = None if nearest.zeros is None else nearest.zeros[rows]
         part = QuantizedMatrix(nearest.codes[rows], nearest.scales[rows], zeros, nearest.codebook)
-        states.append(_improved(name, weights[rows], grid, State.of(part, grid), moment).matrix(grid))
+        states.append(_improved(name, weights[rows], grid, State.of(part, grid), moment, feedback).matrix(grid))
     zero_points = [state.zeros for state in states if state.zeros is not None]
     return QuantizedMatrix(
         np.concatenate([state.codes for state in states]),
@@ -79,11 +90,13 @@ def _by_rows(
     )
 
 
-def _improved(name: QuantizerName, weights: Floats, grid: Grid, nearest: State, moment: Floats) -> State:
+def _improved(
+    name: QuantizerName, weights: Floats, grid: Grid, nearest: State, moment: Floats, feedback: Feedback | None
+) -> State:
     groups = nearest.scales.shape[1]
-    if name == "clip":
+    if feedback is None:
         return searched(weights, grid, groups, moment)
-    fed_back = error_feedback(weights, grid, groups, moment)
+    fed_back = error_feedback(weights, grid, groups, feedback)
     if name == "gptq":
         return _best(weights, moment, [nearest, fed_back])
     best = _best(weights, moment, [nearest, searched(weights, grid, groups, moment), fed_back])

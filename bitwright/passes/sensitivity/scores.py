@@ -13,10 +13,10 @@ from bitwright.codegen.cache_layout import PackedCache
 from bitwright.codegen.reference.cache import round_trip
 from bitwright.codegen.reference.linear import activation_integers, quantize_activation
 from bitwright.errors import UnsupportedError
-from bitwright.keymap import KeyMap, mixing
+from bitwright.keymap import HeadMap
 from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.sensitivity.fisher import squared_effects
-from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric
+from bitwright.passes.sensitivity.metric import NATS, Evidence, Floats, Losses, Metric, row_blocks
 from bitwright.scheme import CacheScheme, WeightScheme
 from bitwright.sensitivity import TILE_ROWS, SiteScores
 from bitwright.site import Site
@@ -38,8 +38,10 @@ class LookUps:
 
     def losses(self, error: Floats) -> Losses:
         """1/2 frequency times the sum over elements of (gradient * error)^2, float64 [vocabulary]."""
-        result: Losses = 0.5 * self.frequency * (np.square(error, dtype=np.float64) @ self.square)
-        return result
+        result: Losses = np.empty(len(error))
+        for rows in row_blocks(len(error)):
+            result[rows] = np.square(error[rows], dtype=np.float64) @ self.square
+        return 0.5 * self.frequency * result
 
 
 def tile_sums(losses: Losses) -> Losses:
@@ -67,7 +69,8 @@ def matrix_scores(
     """
 
     def weight(scheme: WeightScheme) -> Losses:
-        error = quantizer(scheme).dequantize(scheme) - weights
+        error = quantizer(scheme).dequantize(scheme)
+        error -= weights
         losses = np.zeros(len(weights)) if evidence is None else metric.losses(evidence, weights, error)
         if look_ups is not None and (evidence is None or metric.unit == NATS):
             losses = losses + look_ups.losses(error)
@@ -79,7 +82,8 @@ def matrix_scores(
     groups = sorted({scheme.group for scheme in schemes if not scheme.is_float})
     read = executor.map(lambda group: activation_losses(weights, evidence, group), groups)
     names = [f"a8g{group}" if group else "a8row" for group in groups]
-    return SiteScores(site.name, losses, dict(zip(names, read, strict=True)))
+    activations = dict(zip(names, read, strict=True))
+    return SiteScores(site.name, losses, activations, peak=peak_of(evidence.inputs))
 
 
 def activation_losses(weights: Floats, evidence: Evidence, group: int) -> Losses:
@@ -87,6 +91,12 @@ def activation_losses(weights: Floats, evidence: Evidence, group: int) -> Losses
     error = rounded(evidence.inputs, group) - evidence.inputs
     off = Evidence(error, evidence.gradients, evidence.divergence)
     return tile_sums(squared_effects(off, weights))
+
+
+def peak_of(x: Floats) -> float:
+    """Largest magnitude over the median one of what is not zero; 1 if all is zero."""
+    magnitudes = np.abs(x[x != 0])
+    return float(magnitudes.max() / np.median(magnitudes, overwrite_input=True)) if magnitudes.size else 1.0
 
 
 def rounded(x: Floats, group: int) -> Floats:
@@ -98,41 +108,61 @@ def rounded(x: Floats, group: int) -> Floats:
     return result
 
 
-def cache_scores(site: Site, values: Floats, gradients: Floats, schemes: Sequence[CacheScheme]) -> SiteScores:
-    """Scores of a K or V cache from what it holds and the gradients there, float32 [tokens, heads * head size]."""
-    heads, width = site.shape
+def cache_scores(
+    site: Site,
+    values: Floats,
+    gradients: Floats,
+    schemes: Sequence[CacheScheme],
+    head_map: HeadMap | None = None,
+    window: int | None = None,
+) -> SiteScores:
+    """Scores of a K or V cache from what it holds and the gradients there, float32 [tokens, heads * head size].
+
+    Args:
+        head_map: of mapped schemes. Errors are independent between mapped elements, so these are what losses are summed
+            over: x' = x B turns gradients g into g B^-T.
+        window: tokens that one cache holds; None: all of them.
+    """
+    shape = (len(values), *site.shape)
+    held, felt = values.reshape(shape), gradients.reshape(shape)
+    windows = np.split(held, range(window or len(values), len(values), window or len(values)))
 
     def loss(scheme: CacheScheme) -> float:
-        off = gradients * (stored(values.reshape(len(values), heads, width), scheme).reshape(values.shape) - values)
+        error, gradient = np.concatenate([stored(part, scheme, head_map) for part in windows]) - held, felt
+        if scheme.mapped and head_map is not None:
+            mixed = head_map.mixed(bool(scheme.low))
+            error, gradient = by_head(error, mixed.forward), by_head(felt, mixed.inverse.transpose(0, 2, 1))
+        off = (gradient * error).reshape(len(values), -1)
         return float(np.einsum("tw,tw->", off, off, dtype=np.float64)) / (2 * len(values))
 
     return SiteScores(site.name, caches={scheme.name: loss(scheme) for scheme in schemes})
 
 
-def stored(values: Floats, scheme: CacheScheme, key_map: KeyMap | None = None) -> Floats:
+def by_head(x: Floats, matrices: Floats) -> Floats:
+    """x[tokens, heads, D] @ matrices[heads, D, D]"""
+    result: Floats = np.ascontiguousarray((x.transpose(1, 0, 2) @ matrices).transpose(1, 0, 2))
+    return result
+
+
+def stored(values: Floats, scheme: CacheScheme, head_map: HeadMap | None = None) -> Floats:
     """What a cache gives back for float32 [tokens, heads, head size], the tokens from position 0 on.
 
     Args:
-        key_map: of mapped keys, which come back through its inverse.
+        head_map: of mapped schemes: what comes back comes through its inverse.
 
     Raises:
-        UnsupportedError: mapped keys without their map.
+        UnsupportedError: a mapped scheme without its map.
     """
-    if scheme.mapped and scheme.tensor == "v":
-        mix = mixing(values.shape[2]).astype(np.float32)
-        spread: Floats = _round_trip(values @ mix, scheme) @ mix.T
-        return spread
     if scheme.mapped:
-        if key_map is None:
+        if head_map is None:
             raise UnsupportedError(
                 f"{scheme} cannot be scored or simulated",
-                limit="mapped keys need the map that compiling calibrates",
+                limit="mapped caches need the maps that a profile or compiling calibrates",
                 remedy=f"leave it out, or use {replace(scheme, mapped=False)}",
             )
-        mapped = np.einsum("thd,hde->the", values, key_map.keys) + key_map.shift
-        back = _round_trip(mapped.astype(np.float32), scheme) - key_map.shift
-        unmapped: Floats = np.einsum("the,hed->thd", back, np.linalg.inv(key_map.keys)).astype(np.float32)
-        return unmapped
+        mixed = head_map.mixed(bool(scheme.low))
+        back = _round_trip(by_head(values, mixed.forward) + mixed.shift, scheme)
+        return by_head(back - mixed.shift, mixed.inverse)
     if scheme.bits == 32:
         return values
     if scheme.is_float:

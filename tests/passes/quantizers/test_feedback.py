@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bitwright.passes.quantizers.feedback import column_order, error_feedback, factors
+from bitwright.passes.quantizers.feedback import Feedback, column_order, error_feedback, factors
 from bitwright.passes.quantizers.fit import fit_groups
 from bitwright.passes.quantizers.grid import Integers
 from bitwright.passes.quantizers.objective import conditional, damped, row_losses
@@ -61,7 +61,8 @@ def test_it_is_gptq(scheme: str) -> None:
     parsed = WeightScheme.parse(scheme)
     weights, moment = weights_and_moment(24, 192, seed=5)
     moment = damped(moment)
-    found = error_feedback(weights, Integers.of(parsed), parsed.groups(192), moment).weights
+    groups = parsed.groups(192)
+    found = error_feedback(weights, Integers.of(parsed), groups, Feedback.of(moment, groups)).weights
     expected = gptq_by_the_paper(weights.astype(np.float64), moment.astype(np.float64), parsed)
     # Rounding in single precision moves a code that lies between two, and all codes of its row that follow.
     same = np.isclose(found, expected, atol=1e-6).all(axis=1)
@@ -76,7 +77,7 @@ def test_the_objective_is_the_sum_of_the_weighted_rounding_errors() -> None:
     moment = damped(moment)
     order = column_order(np.diag(moment), 64)
     feedback, importance = factors(moment[np.ix_(order, order)])
-    error = (error_feedback(weights, Integers(4, True), 1, moment).weights - weights)[:, order]
+    error = (error_feedback(weights, Integers(4, True), 1, Feedback.of(moment, 1)).weights - weights)[:, order]
     rounding = error @ (feedback + np.eye(64, dtype=np.float32))
     assert row_losses(error, moment[np.ix_(order, order)]).sum() == pytest.approx(
         float((rounding**2 @ importance).sum()), rel=1e-4

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bitwright.codegen.quantized_rows import SCALE_BITS
+from bitwright.codegen.reference.linear import rounded_up
 from bitwright.errors import UsageError
 from bitwright.passes.sensitivity.find import metric_named
 from bitwright.passes.sensitivity.metric import METRICS, Evidence
@@ -82,7 +84,7 @@ def test_tiles_have_64_rows_and_the_last_what_is_left() -> None:
 def test_int8_activations_are_off_by_half_a_step_at_most() -> None:
     x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
     for group in (32, 0):
-        step = np.abs(x.reshape(5, -1, group or 64)).max(2, keepdims=True) / 127
+        step = rounded_up(np.abs(x.reshape(5, -1, group or 64)).max(2, keepdims=True) / np.float32(127), SCALE_BITS[1])
         off = (rounded(x, group) - x).reshape(5, -1, group or 64)
         assert (np.abs(off) <= 0.5001 * step).all() and np.abs(off).max() > 0
     gradient = np.ones((5, 2), np.float32)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scored import Model, Words
 
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.runtime.quality.accuracy import (
@@ -20,6 +19,7 @@ from bitwright.runtime.quality.accuracy import (
 from bitwright.runtime.quality.encode import encode_pair, first_token
 from bitwright.runtime.quality.items import LastWord, MinimalPair, last_words, minimal_pairs
 from bitwright.runtime.quality.likelihood import likelihoods_of
+from tests.runtime.quality.scored import Model, Words
 
 
 def lines(*objects: Any) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scored import VOCAB, Model
 
 from bitwright.errors import InputError, NumericalError
 from bitwright.runtime.quality.likelihood import Likelihood, likelihoods_of
 from bitwright.runtime.quality.likelihood_cache import LikelihoodCache
+from tests.runtime.quality.scored import VOCAB, Model
 
 CONTEXT = [3, 1, 4]
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from scored import Words
 
 from bitwright.errors import UsageError
 from bitwright.runtime.quality.documents import FACTS, make_document
 from bitwright.runtime.quality.likelihood import Likelihood, Tokens
 from bitwright.runtime.quality.retrieval import Retrieval, retrieve
+from tests.runtime.quality.scored import Words
 
 
 @pytest.mark.parametrize("length", [60, 100, 777])

@@ -1,0 +1,61 @@
+"""What caches cost, scheme by scheme: sums and places follow from the scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitwright import pipeline
+from bitwright.cache_report import cache_costs
+from bitwright.options import Options
+from bitwright.plan import Plan
+from bitwright.profiling import ProfileOptions, profile_model
+from bitwright.runs import Scheme
+from bitwright.scheme import CacheScheme, LinearScheme
+from bitwright.storage import weights_file_bytes
+from tests.canonical_model import Shape, decoder
+from tests.small_profile import scores, write_profile
+
+
+def test_costs_are_sums_over_layers(tmp_path: Path) -> None:
+    profile = write_profile(tmp_path)
+    found = {cost.scheme: cost for cost in cache_costs(profile)}
+    assert list(found) == ["k4g32", "k8g32", "v4g32", "v8g32"]
+    assert found["k4g32"].bits == 4 + 16 / 32
+    expected = [scores(site).caches["v8g32"] for site in profile.header.sites if site.kind == "v_cache"]
+    assert found["v8g32"].total == pytest.approx(sum(expected))
+    assert found["v8g32"].losses[found["v8g32"].worst] == max(expected)
+
+
+def test_a_profile_of_caches_alone_scores_mapped_ones(tmp_path: Path) -> None:
+    model = decoder(Shape(context=96))
+    options = ProfileOptions(schemes=("k4rowm", "v4rowm", "k4row", "v2rowm", "v4row"), quantizer="rtn", tokens=512)
+    profile = profile_model(model, tmp_path, options)
+    found = {cost.scheme: cost for cost in cache_costs(profile)}
+    assert 0 < found["v4rowm"].total < found["v2rowm"].total
+    assert set(found["k4rowm"].losses) == {"layer.0.k_cache", "layer.1.k_cache"}
+    assert (tmp_path / "cache_maps.safetensors").is_file()
+    assert all(not profile.scores(site.name).weights for site in profile.header.sites if site.weight)
+    # What was finished is not done again, and the maps are those that were kept.
+    again = profile_model(model, tmp_path, options)
+    assert again.digest == profile.digest
+
+
+def test_maps_are_counted_where_caches_are_mapped(tmp_path: Path) -> None:
+    """Of a plan that maps some caches, bytes are predicted exactly."""
+    model = decoder(Shape(context=96))
+    options = ProfileOptions(schemes=("u4g32", "k4rowm", "v4rowm"), quantizer="rtn", tokens=96)
+    header = profile_model(model, tmp_path / "profile", options).header
+    schemes: dict[str, Scheme] = {}
+    for site in header.sites:
+        schemes[site.name] = LinearScheme.parse("u4g32a8") if site.weight else CacheScheme.parse(f"{site.kind[0]}16")
+    plain = weights_file_bytes(header, schemes, 64)
+    mapped = {"layer.0.v_cache": CacheScheme.parse("v4rowm"), "layer.1.k_cache": CacheScheme.parse("k4rowm")}
+    schemes |= mapped
+    found = weights_file_bytes(header, schemes, 64)
+    maps = sum(scheme.map_bytes(*header.site(name).shape) for name, scheme in mapped.items())
+    assert maps < found - plain < maps + 1024  # names in the file's header
+    plan = Plan(schemes, model.digest, header.target)
+    artifact = pipeline.compile_model(model, tmp_path / "artifact", Options(plan=plan, context=64))
+    assert artifact.manifest.run_bytes == found

@@ -6,11 +6,12 @@ import io
 
 import numpy as np
 import pytest
-from test_paired import WARM, RecordingEngine
 
 from benchmarks.depth import markdown, parse_arguments
 from benchmarks.journal import Journal
 from benchmarks.worker import Row, run_sweep, serve
+
+from .test_paired import WARM, RecordingEngine
 
 
 def test_defaults_are_the_depths_and_caches_of_the_table() -> None:

@@ -12,6 +12,8 @@ from benchmarks.journal import Journal
 from benchmarks.worker import Row, run_sweep, serve
 from tests.benchmarks.test_paired import WARM, RecordingEngine
 
+from .test_paired import WARM, RecordingEngine
+
 
 def test_defaults_are_the_depths_and_caches_of_the_table() -> None:
     found = parse_arguments(["folder", "--artifact", "a/x"])

@@ -10,7 +10,6 @@ import pytest
 from benchmarks.depth import markdown, parse_arguments
 from benchmarks.journal import Journal
 from benchmarks.worker import Row, run_sweep, serve
-from tests.benchmarks.test_paired import WARM, RecordingEngine
 
 from .test_paired import WARM, RecordingEngine
 

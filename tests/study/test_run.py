@@ -112,7 +112,7 @@ def test_nothing_is_measured_twice(
     def never(*_: Any) -> Any:
         raise AssertionError("it was measured before")
 
-    monkeypatch.setattr(Laboratory, "_compiled", never)
+    monkeypatch.setattr(Laboratory, "compiled", never)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     again = run_study(request(model, text, profile, BUDGET), folder)
     assert again.to_json() == report.to_json()

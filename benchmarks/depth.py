@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import peer_llama_cpp
+from benchmarks.arguments import integers, names, paired_parser, require_known, require_names
 from benchmarks.journal import Journal
 from benchmarks.llama_engine import CACHE_TYPES
 from benchmarks.paired import Contestant, Worker, ratios
@@ -104,31 +105,14 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    def names(text: str) -> list[str]:
-        return [part for part in text.split(",") if part]
-
-    def integers(text: str) -> list[int]:
-        return [int(part) for part in text.split(",")]
-
-    description, details = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.depth",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("reference", type=Path, help="HF folder of a llama-architecture model")
-    parser.add_argument("--artifact", type=Path, action="append", default=[], help="bitwright artifact (repeatable)")
+    parser = paired_parser("depth", __doc__, rounds=5)
     parser.add_argument("--caches", type=names, default=list(CACHE_TYPES), help=f"of {', '.join(CACHE_TYPES)} (all)")
     parser.add_argument("-d", "--depths", type=integers, default=[0, 2048, 4096, 8128], help="tokens of context")
     parser.add_argument("--tokens", type=int, default=32, help="tokens decoded at each depth (32)")
     parser.add_argument("-t", "--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds in the end, finished ones included (5)")
-    parser.add_argument("--work", type=Path, default=Path("models/peers"), help="where the peers' models are kept")
-    parser.add_argument("--json", type=Path, help="keep the figures there, and continue from what is there")
     arguments = parser.parse_args(given)
-    if unknown := set(arguments.caches) - set(CACHE_TYPES):
-        parser.error(f"not known: {', '.join(sorted(unknown))}; known are {', '.join(CACHE_TYPES)}")
+    require_known(parser, arguments.caches, tuple(CACHE_TYPES))
+    require_names(parser, arguments.artifact)
     if arguments.tokens < 1 or arguments.rounds < 1 or min(arguments.depths) < 0:
         parser.error("at least one round of one token is needed, and no depth is negative")
     steps = sorted(set(arguments.depths))

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import peer_llama_cpp, peer_onnxruntime, peer_openvino
+from benchmarks.arguments import integers, names, paired_parser, require_known, require_names
 from benchmarks.journal import Journal
 from benchmarks.llama_gguf import TYPES
 from benchmarks.paired import Contestant, Worker, measure
@@ -100,35 +101,16 @@ def _modified(path: Path) -> float:
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    def names(text: str) -> list[str]:
-        return [part for part in text.split(",") if part]
-
-    def integers(text: str) -> list[int]:
-        return [int(part) for part in text.split(",")]
-
-    description, details = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("reference", type=Path, help="HF folder of a llama-architecture model")
-    parser.add_argument("--artifact", type=Path, action="append", default=[], help="bitwright artifact (repeatable)")
+    parser = paired_parser("peers", __doc__, rounds=7)
     parser.add_argument("--peers", type=names, default=["llama.cpp"], help=f"of {', '.join(PEERS)}")
     parser.add_argument("--types", type=names, default=list(TYPES), help=f"of llama.cpp: {', '.join(TYPES)} (all)")
     parser.add_argument("--tests", type=names, default=["pp512", "tg64"], help="pp<tokens>, tg<tokens> (pp512,tg64)")
     parser.add_argument("-d", "--depths", type=integers, default=[0], help="tokens of context before the test (0)")
     parser.add_argument("-t", "--threads", type=integers, default=[1, 2], help="numbers of threads (1,2)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds in the end, finished ones included (7)")
-    parser.add_argument("--work", type=Path, default=Path("models/peers"), help="where the peers' models are kept")
-    parser.add_argument("--json", type=Path, help="keep the figures there, and continue from what is there")
     arguments = parser.parse_args(given)
-    for chosen, known in ((arguments.types, TYPES), (arguments.peers, PEERS)):
-        if unknown := set(chosen) - set(known):
-            parser.error(f"not known: {', '.join(sorted(unknown))}; known are {', '.join(known)}")
-    if len({path.name for path in arguments.artifact}) < len(arguments.artifact):
-        parser.error("two artifacts have the same folder name, which is how the tables tell them apart")
+    require_known(parser, arguments.types, tuple(TYPES))
+    require_known(parser, arguments.peers, tuple(PEERS))
+    require_names(parser, arguments.artifact)
     if arguments.rounds < 1 or not arguments.tests:
         parser.error("at least one round of one test is needed")
     return arguments

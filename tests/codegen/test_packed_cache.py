@@ -21,7 +21,7 @@ from bitwright.errors import UnsupportedError
 from bitwright.scheme import BITS, CacheScheme
 
 from .harness import assert_close, call, empty
-from .tolerances import ATTENTION, WORDS, rounded_weights
+from .tolerances import ATTENTION, TWO_BYTE_WEIGHTS, WORDS, Tolerance, rounded_weights
 
 HEADS, WIDTH, CAPACITY = 3, 64, 336
 
@@ -130,11 +130,16 @@ def test_a_long_append_goes_parallel_and_writes_the_same() -> None:
         np.testing.assert_array_equal(found, packed_reference.pack(x, layout))
 
 
-def check(spec: AttentionSpec, pos: int, n: int, seed: int = 0) -> None:
-    """The kernel on n queries at pos against attention over what the cache gives back; later tokens are noise."""
+def check(
+    spec: AttentionSpec, pos: int, n: int, seed: int = 0, *, spread: float = 2, tolerance: Tolerance | None = None
+) -> None:
+    """The kernel on n queries at pos against attention over what the cache gives back; later tokens are noise.
+
+    Scores are normal with a standard deviation of ``spread``; ``tolerance`` takes the place of the widths' own.
+    """
     cache, rng = spec.cache, np.random.default_rng(seed)
     tokens = pos + n
-    q = 2 * rng.standard_normal((n, spec.heads, cache.head_dim)).astype("float32")
+    q = spread * rng.standard_normal((n, spec.heads, cache.head_dim)).astype("float32")
     known, stored = [], []
     for tensor, layout in ((cache.keys, cache.packed_keys), (cache.values, cache.packed_values)):
         x = rng.standard_normal((tokens, cache.kv_heads, cache.head_dim)).astype("float32")
@@ -159,7 +164,7 @@ def check(spec: AttentionSpec, pos: int, n: int, seed: int = 0) -> None:
         assert_close(y, expected, WORDS)
         return
     exact = spec.rows is None or cache.value.is_float
-    assert_close(y, expected, ATTENTION if exact else rounded_weights(cache.value.bits))
+    assert_close(y, expected, tolerance or (ATTENTION if exact else rounded_weights(cache.value.bits)))
 
 
 def spec_of(heads: int, cache: CacheSpec, **options: Any) -> AttentionSpec:
@@ -177,6 +182,13 @@ def test_attention_at_every_width(bits: int, rows: Any) -> None:
     if rows is None:
         for pos, n in ((0, 100), (63, 65), (100, 17), (0, 336)):
             check(spec, pos, n)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_token_that_outweighs_others_leaves_them_two_bytes(bits: int) -> None:
+    spec = spec_of(9, cache_of("k16", f"v{bits}row"), rows=1)
+    for pos in (15, 40, 60):
+        check(spec, pos, 1, spread=6, tolerance=TWO_BYTE_WEIGHTS)
 
 
 @pytest.mark.parametrize("rows", [1, None])

@@ -30,16 +30,19 @@ ATTENTION = Tolerance(1e-5, 1e-5)
 """Scores up to 20 carry 1e-6 absolute error each, which the exponential turns into relative error of weights."""
 
 
+TWO_BYTE_WEIGHTS = Tolerance(6e-4, 1e-5)
+"""Weights are rounded to steps of (largest of the chunk) / 16383, coarser where scales differ: by up to 2e-5 each, in
+random directions, which over 300 tokens with values up to 5 adds to 4e-4, and at two bits once to 5.7e-4."""
+
+
 def rounded_weights(bits: int) -> Tolerance:
     """Of attention over values of ``bits`` bits, 336 tokens at most, whose weights become integers.
 
-    Where a chunk has a weight above 2**-(bits + 1) of all so far, they are rounded to steps of (largest of the chunk) /
-    16383, coarser where scales differ: by up to 2e-5 each, in random directions, which over 300 tokens with values up
-    to 5 adds to 4e-4, and at two bits once to 5.7e-4. Elsewhere to steps of 2**-(bits + 1) / 127 at most, dithered:
-    1/sqrt(6) of one each (root mean square), over 336 tokens 0.059 * 2**-(bits + 1) of a value, and 4.5 times as much
-    in the worst result.
+    Where a chunk has a weight above 2**-(bits + 1) of all so far, ``TWO_BYTE_WEIGHTS``. Elsewhere they are rounded to
+    steps of 2**-(bits + 1) / 127 at most, dithered: 1/sqrt(6) of one each (root mean square), over 336 tokens 0.059 *
+    2**-(bits + 1) of a value, and 4.5 times as much in the worst result.
     """
-    return Tolerance(6e-4 + 0.27 * 2.0 ** -(bits + 1), 1e-5)
+    return Tolerance(TWO_BYTE_WEIGHTS.absolute + 0.27 * 2.0 ** -(bits + 1), 1e-5)
 
 
 WORDS = Tolerance(2e-3, 1e-5)

@@ -21,7 +21,9 @@ from typing import Annotated, Any
 
 import typer
 
+QUANTIZERS = ("rtn", "clip", "gptq", "auto")
 BEST = "auto+weigh-tokens+equalise"
+PARTS = ("residual", "value", "hidden")
 BYTES = "u8g32a8"
 """The table of an ablation: nearly without loss, so that rows differ by their linear layers."""
 
@@ -45,20 +47,29 @@ class Row:
 def rows_of(name: str) -> tuple[Row, ...]:
     """The rows of a set: ``widths``, ``bars`` or ``ablation``; or one row written METHOD:SCHEME:TABLE."""
     if name == "widths":
-        schemes = [f"u{bits}g32a{bits_of_input}" for bits in (8, 6, 5, 4, 3, 2) for bits_of_input in (8, 16)]
-        return tuple(Row(BEST, scheme, scheme) for scheme in schemes)
+        schemes = [f"u{bits}g32a{bits_of_input}" for bits_of_input in (8, 16) for bits in (8, 6, 5, 4, 3, 2)]
+        return tuple(Row(method, scheme, scheme) for scheme in schemes for method in (*QUANTIZERS, BEST))
     if name == "bars":
         pairs = (("u5g64a8", "u5g32a8"), ("u4g64a8", "u5g32a8"), ("c3g32a8", "u4rowa8"))
         return tuple(Row(BEST, *pair) for pair in pairs)
     if name == "ablation":
-        methods = ("rtn", "clip", "gptq", "auto", "auto+equalise", BEST)
-        uniform = [Row(method, f"u{bits}g32a8", BYTES) for bits in (4, 3, 2) for method in methods]
-        books = [Row(method, f"c{bits}g32a8", BYTES) for bits in (4, 3, 2) for method in ("auto", BEST)]
-        return (*uniform, *books)
+        return tuple(Row(*row, BYTES) for bits in (4, 3, 2) for row in _ingredients(bits))
     parts = name.split(":")
     if len(parts) != 3:
         raise SystemExit(f"'{name}' is not widths, bars, ablation or METHOD:SCHEME:TABLE")
     return (Row(*parts),)
+
+
+def _ingredients(bits: int) -> Iterator[tuple[str, str]]:
+    """Methods and linear schemes of an ablation at one width: quantizers, what is added to them, and codebooks."""
+    whole = f"rotate={','.join(PARTS)}"
+    added = ("equalise", "weigh-tokens", "weigh-tokens+equalise", whole, f"weigh-tokens+equalise+{whole}")
+    trained = f"{BEST}+distill=100"
+    alone = [f"auto+rotate={part}" for part in PARTS] if bits == 3 else []  # each rotation by itself
+    for method in (*QUANTIZERS, *(f"auto+{part}" for part in added), *alone, trained):
+        yield method, f"u{bits}g32a8"
+    for method in ("auto", BEST):
+        yield method, f"c{bits}g32a8"
 
 
 @dataclass(frozen=True)

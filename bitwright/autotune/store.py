@@ -6,7 +6,6 @@ Records are looked for in a file that the user names, or in the user's own cache
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,14 +18,14 @@ from bitwright.autotune.workload import Workload
 from bitwright.codegen.isa import ISAS, Isa
 from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
 from bitwright.errors import InputError
+from bitwright.user_cache import user_cache
 
 SHIPPED = Path(__file__).parent / "shipped"
 
 
 def user_folder() -> Path:
-    """Where records of this user's machines are kept: ``$XDG_CACHE_HOME/bitwright/records``, below ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "bitwright" / "records"
+    """Where records of this user's machines are kept (see ``user_cache``)."""
+    return user_cache("records")
 
 
 def user_file(fingerprint: str) -> Path:

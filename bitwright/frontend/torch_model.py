@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import BitwrightError, InputError, UnsupportedError, UsageError
 from bitwright.frontend.export import export_decoder, export_encoder, quiet
+from bitwright.frontend.export_cache import exported_once
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -170,8 +171,8 @@ def translated(error: Exception, where: str, what: str) -> BitwrightError:
 
 
 def exported(model: Any) -> ir.Model:
-    """The module as a raw ONNX graph."""
-    return export_decoder(model) if is_decoder(model.config) else export_encoder(model)
+    """The module as a raw ONNX graph; traced once per configuration and kept (see ``export_cache``)."""
+    return exported_once(model, export_decoder if is_decoder(model.config) else export_encoder)
 
 
 def chosen_context(limit: int | None, wanted: int | None, where: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import quantizers
 from benchmarks.quantizers import Row, Setting, known, rows_of
+from bitwright.cli import main
 from bitwright.options import make_options
 
 FIGURES: dict[str, Any] = {
@@ -35,14 +37,25 @@ def test_every_row_of_the_sets_is_something_to_compile(name: str) -> None:
     rows = rows_of(name)
     assert len(set(rows)) == len(rows) > 2
     for row in rows:
-        quantizer, *flags = row.method.split("+")
-        options = make_options(
-            scheme=row.scheme,
-            table=row.table,
-            quantizer=quantizer,
-            **dict.fromkeys((flag.replace("-", "_") for flag in flags), True),
-        )
+        parsed = compile_command().make_context("compile", ["model", "-o", "out", *row.options]).params
+        options = make_options(**{name: parsed[name] for name in ("scheme", "table", "quantizer", "rotate")})
         assert str(options.scheme) == row.scheme
+        assert set(row.method.split("+")[1:]) == set(flags(parsed))
+
+
+def compile_command() -> Any:
+    """The verb, which refuses options that it does not have."""
+    return main.build().commands["compile"]
+
+
+def flags(parsed: dict[str, Any]) -> Iterator[str]:
+    """Names of the options that a method may add, as far as they are given."""
+    for name in ("weigh_tokens", "equalise"):
+        if parsed[name]:
+            yield name.replace("_", "-")
+    for name in ("rotate", "distill"):
+        if parsed[name]:
+            yield f"{name}={parsed[name]}"
 
 
 def test_other_names_are_refused() -> None:

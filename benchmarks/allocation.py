@@ -4,8 +4,8 @@
 
 For each budget the joint plan (row tiles) and the best uniform schemes (one for all linear layers, one for the table)
 that fit are measured on a text nothing was fitted to: Kullback-Leibler divergence from the float model over the second
-half of windows of 512 tokens, simulated in torch (``bitwright.simulation``). Random plans show how well predicted
-divergences rank. A synthetic knapsack shows time and gap with a million tiles. Every measurement is kept in
+half of windows of 512 tokens, simulated in torch (``bitwright.budgets.simulation``). Random plans show how well
+predicted divergences rank. A synthetic knapsack shows time and gap with a million tiles. Every measurement is kept in
 ``DIR/allocation.json``: run again to go on.
 """
 
@@ -21,9 +21,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from bitwright.allocating import Settings, allocate, site_choices
 from bitwright.allocation import Budgets, Decision
-from bitwright.correction import Measurer, allocate_corrected
+from bitwright.budgets.allocating import Settings, allocate, site_choices
+from bitwright.budgets.correction import Measurer, allocate_corrected
+from bitwright.budgets.storage import weights_file_bytes
 from bitwright.moments import Ids
 from bitwright.passes.allocate.dual import Infeasible
 from bitwright.passes.allocate.problem import Block, Problem
@@ -31,7 +32,6 @@ from bitwright.passes.allocate.solve import solve
 from bitwright.runs import Scheme
 from bitwright.scheme import LinearScheme
 from bitwright.sensitivity import Profile
-from bitwright.storage import weights_file_bytes
 
 BUDGETS = "110,92,78,66,56,50"
 LENGTH = 512

@@ -13,18 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitwright import emission
 from bitwright.cachemaps import CacheMaps
-from bitwright.calibration import calibrated
+from bitwright.compiling import emission
+from bitwright.compiling.calibration import calibrated
+from bitwright.compiling.key_calibration import calibrated_cache_maps
+from bitwright.compiling.quantization import check_kept, quantization
+from bitwright.compiling.rotation import rotated
+from bitwright.compiling.transforming import transformed
 from bitwright.errors import InputError, UsageError
-from bitwright.key_calibration import calibrated_cache_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
 from bitwright.plan import Plan, uniform_plan
 from bitwright.program import Program
-from bitwright.quantization import check_kept, quantization
-from bitwright.rotation import rotated
 from bitwright.target import Target
-from bitwright.transforming import transformed
 
 if TYPE_CHECKING:
     from bitwright.autotune.store import TunedSchedules

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from bitwright import pipeline
-from bitwright.calibration import calibrated
+from bitwright.compiling.calibration import calibrated
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
@@ -139,7 +139,7 @@ def test_int8_activations_stay_close_to_dequantized_weights(tmp_path: Path, sche
 
 
 def test_a_calibrated_quantizer_changes_codes_and_no_bytes(tmp_path: Path) -> None:
-    from tests.test_calibration import word_tokenizer
+    from tests.compiling.test_calibration import word_tokenizer
 
     quantizer: QuantizerName = "auto"
     shape, scheme = Shape(layers=1, width=128, heads=4, hidden=192), "u3g32a16"

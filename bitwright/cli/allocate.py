@@ -54,9 +54,9 @@ def command(
 
     Exit code 4: no plan meets the budgets; the message says what can be achieved.
     """
-    from bitwright.allocating import settings_for
     from bitwright.allocation import Budgets
-    from bitwright.correction import allocate_corrected
+    from bitwright.budgets.allocating import settings_for
+    from bitwright.budgets.correction import allocate_corrected
     from bitwright.sensitivity import Profile
 
     budgets = Budgets(

@@ -136,7 +136,7 @@ def command(
     with console.phases("compiling") as tell:
         source: str | ImportedModel = model
         if given:
-            from bitwright.budgeted import budgeted
+            from bitwright.budgets.budgeted import budgeted
 
             limit = None if max_bytes is None else parse_size(max_bytes, "--max-bytes")
             budgets = Budgets(max_bytes=limit, max_kld=max_kld, avg_bits=avg_bits, context=context)

@@ -12,7 +12,7 @@ from bitwright.cli.options import JsonOption, ModelArgument, TargetOption, parse
 
 if TYPE_CHECKING:
     from bitwright.autotune.predict import Prediction
-    from bitwright.latency_report import Forecast, Report
+    from bitwright.timing.latency_report import Forecast, Report
 
 
 def command(
@@ -39,8 +39,8 @@ def command(
 
     What a file holds is not measured again: an interrupted run goes on when it is repeated.
     """
-    from bitwright.latencies import CACHES, SCHEMES, Request
-    from bitwright.latency_report import report
+    from bitwright.timing.latencies import CACHES, SCHEMES, Request
+    from bitwright.timing.latency_report import report
 
     request = Request(
         target,

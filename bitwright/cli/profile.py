@@ -52,11 +52,11 @@ def command(
     Every site is kept as soon as it is scored: a run may be interrupted, and goes on when it is repeated. At the end
     the sites are shown that lose most from int8 activations.
     """
-    from bitwright.cache_report import cache_costs
-    from bitwright.correction import Measurer
-    from bitwright.cross_check import cross_check
+    from bitwright.budgets.cache_report import cache_costs
+    from bitwright.budgets.correction import Measurer
+    from bitwright.budgets.cross_check import cross_check
+    from bitwright.budgets.profiling import ProfileOptions, profile_model
     from bitwright.plans.activations import activation_losses
-    from bitwright.profiling import ProfileOptions, profile_model
     from bitwright.rotated_parts import parse_parts
 
     options = ProfileOptions(

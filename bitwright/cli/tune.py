@@ -37,7 +37,7 @@ def command(
 
     Every candidate is kept as soon as it is measured: a run may be interrupted, and goes on when it is repeated.
     """
-    from bitwright.tuning import Request, to_json, tune_workloads, workloads_of
+    from bitwright.timing.tuning import Request, to_json, tune_workloads, workloads_of
 
     request = Request(target, trials, strategy, seconds, seed, output)  # type: ignore[arg-type]  # checked at birth
     workloads = workloads_of(model, request, scheme)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from bitwright.allocating import Settings, allocate
 from bitwright.allocation import Allocation, Budgets
+from bitwright.budgets.allocating import Settings, allocate
 from bitwright.errors import UsageError
 from bitwright.plan import Plan
 from bitwright.study.problem import Problem

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitwright.allocation import Budgets
+from bitwright.budgets.storage import cache_bytes_per_token, weights_file_bytes
 from bitwright.drawing import write_whole
 from bitwright.errors import InfeasibleError, InputError
 from bitwright.options import QuantizerName
 from bitwright.passes.allocate.choices import Latencies
 from bitwright.plans.costs import Costs
 from bitwright.sensitivity import Profile, ProfileHeader
-from bitwright.storage import cache_bytes_per_token, weights_file_bytes
 from bitwright.study.cell import Cell
 from bitwright.study.problem import Problem, Schemes
 from bitwright.study.request import StudyRequest
@@ -80,7 +80,7 @@ class Desk:
         return self._profiles[metric]
 
     def _made(self, metric: str) -> Profile:
-        from bitwright.profiling import ProfileOptions, profile_model
+        from bitwright.budgets.profiling import ProfileOptions, profile_model
 
         request = self.request
         options = ProfileOptions(
@@ -125,7 +125,7 @@ class Desk:
         from bitwright.autotune.costs import SiteCosts
         from bitwright.autotune.latency_file import read_table
         from bitwright.autotune.products import Model
-        from bitwright.latencies import Request, table_of
+        from bitwright.timing.latencies import Request, table_of
 
         tables = [read_table(path) for path in self.request.latencies]
         tables.append(table_of(Request(target=header.target_name))[0])

@@ -18,7 +18,7 @@ from bitwright.codegen.isa import AVX2, select_isa
 from bitwright.codegen.linear import LinearSchedule, default_schedule
 from bitwright.errors import NumericalError
 from bitwright.target import Target
-from bitwright.tuning import Request, tune_workloads
+from bitwright.timing.tuning import Request, tune_workloads
 
 
 def native(shape: tuple[int, ...], scheme: str, m: int = 1) -> Workload:
@@ -89,8 +89,8 @@ def test_given_knobs_replace_the_defaults() -> None:
 
 def test_latencies_are_measured_once_and_kept(tmp_path: Path) -> None:
     from bitwright.autotune.latency_file import open_table, read_table
-    from bitwright.latencies import measure_kernels
     from bitwright.target import Target
+    from bitwright.timing.latencies import measure_kernels
 
     target, path = Target.parse("native"), tmp_path / "t.json"
     decode, told = native((192, 576), "u4g32a8"), []

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bitwright.budgets.profiling import ProfileOptions, profile_model
 from bitwright.plan import Plan
-from bitwright.profiling import ProfileOptions, profile_model
 from tests.canonical_model import Shape, decoder
 from tests.cli.conftest import Command
 

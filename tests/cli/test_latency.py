@@ -13,9 +13,9 @@ from bitwright.autotune.latency import Entry, LatencyTable
 from bitwright.autotune.latency_file import write_table
 from bitwright.autotune.products import Model
 from bitwright.codegen.isa import select_isa
-from bitwright.latencies import Request, workloads
 from bitwright.site import Site
 from bitwright.target import Target
+from bitwright.timing.latencies import Request, workloads
 
 DIGEST = "ab" * 32
 SITES = (
@@ -31,7 +31,8 @@ SITES = (
 @pytest.fixture
 def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A table in which every kernel takes a microsecond, and a model that it is about."""
-    from bitwright import latency_report, pipeline
+    from bitwright import pipeline
+    from bitwright.timing import latency_report
 
     target = Target.parse("native")
     isa = select_isa(target.features)

@@ -19,7 +19,7 @@ WORK = Workload("linear", (576, 1536), "u4g32a8", 1, 2, "avx2")
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitwright import tuning
+    from bitwright.timing import tuning
 
     def search(workloads: Any, request: Any, progress: Any) -> Iterator[Outcome]:
         assert list(workloads) == [WORK] and request.trials == 7 and request.strategy == "random"
@@ -73,8 +73,8 @@ def test_an_artifact_that_does_not_tell_its_kernels_is_unsupported(command: Any,
 def test_a_target_that_this_machine_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from bitwright import tuning
     from bitwright.target import Target
+    from bitwright.timing import tuning
 
     native = Target.parse("native")
     bare = replace(native, features=frozenset())
@@ -87,7 +87,7 @@ def test_a_target_that_this_machine_cannot_run_is_refused(monkeypatch: pytest.Mo
 
 
 def test_a_step_names_its_matrix_products() -> None:
-    from bitwright.tuning import _LINEAR
+    from bitwright.timing.tuning import _LINEAR
 
     match = _LINEAR.fullmatch("linear_u3g64za8_960x576_decode")
     assert match is not None and match.groupdict() == {"scheme": "u3g64za8", "outputs": "960", "inputs": "576"}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from bitwright.codegen.isa import GENERIC
+from bitwright.compiling.rotation import rotated
 from bitwright.frontend.relax.module import import_model
 from bitwright.passes.annotate import Annotate
 from bitwright.passes.find_sites import FindSites
@@ -17,7 +18,6 @@ from bitwright.passes.fuse_quantize import FuseQuantize
 from bitwright.passes.quantize import Quantize
 from bitwright.plan import uniform_plan
 from bitwright.program import Program
-from bitwright.rotation import rotated
 from bitwright.scheme import LinearScheme
 from tests.canonical_model import Shape, decoder
 from tests.passes.ir import named, operators

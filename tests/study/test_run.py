@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bitwright import pipeline
+from bitwright.budgets.profiling import ProfileOptions, profile_model
 from bitwright.errors import InputError, UsageError
-from bitwright.profiling import ProfileOptions, profile_model
 from bitwright.study.measure import Laboratory
 from bitwright.study.report import Report
 from bitwright.study.request import StudyRequest

@@ -68,7 +68,7 @@ def test_plans_that_differ_between_targets_are_measured_on_each_other(tmp_path: 
 
 
 def test_a_missing_profile_is_made_with_the_studys_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitwright import profiling
+    from bitwright.budgets import profiling
 
     asked = []
 

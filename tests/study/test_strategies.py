@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from bitwright.allocation import Budgets
+from bitwright.budgets.storage import cache_bytes_per_token, weights_file_bytes
 from bitwright.errors import InfeasibleError, UsageError
 from bitwright.plan import Plan, parse_site_scheme
 from bitwright.plans.costs import Costs
 from bitwright.plans.diff import total
 from bitwright.scheme import CacheScheme
-from bitwright.storage import cache_bytes_per_token, weights_file_bytes
 from bitwright.study.problem import Problem, Schemes
 from bitwright.study.registered import STRATEGIES, chosen
 from bitwright.study.restricted import float_caches, retargeted

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from bitwright.compiling.rotation import rotated
 from bitwright.errors import InternalError, UnsupportedError
 from bitwright.frontend.canonical import validate
 from bitwright.frontend.interpreter import Interpreter
@@ -16,7 +17,6 @@ from bitwright.frontend.model import ImportedModel
 from bitwright.frontend.rotate.values import map_values, value_places
 from bitwright.hadamard import Rotation
 from bitwright.rotated_parts import PARTS, Part
-from bitwright.rotation import rotated
 from tests.canonical_model import Shape, decoder
 from tests.frontend import zoo
 

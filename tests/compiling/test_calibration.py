@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitwright import calibration
-from bitwright.calibration import calibrated, text_windows
+from bitwright.compiling import calibration
+from bitwright.compiling.calibration import calibrated, text_windows
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options, make_options

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bitwright.budgets.simulation import Simulation, initializer_of
 from bitwright.runs import Scheme
-from bitwright.simulation import Simulation, initializer_of
 
 if TYPE_CHECKING:
     import torch

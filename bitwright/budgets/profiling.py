@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.cachemaps import CacheMaps
+from bitwright.compiling.key_calibration import cache_maps
+from bitwright.compiling.rotation import rotated
 from bitwright.errors import UnsupportedError, UsageError
-from bitwright.key_calibration import cache_maps
 from bitwright.options import DEFAULT_CONTEXT, Options, QuantizerName
 from bitwright.plan import Plan
 from bitwright.rotated_parts import Part
-from bitwright.rotation import rotated
 from bitwright.runs import Scheme
 from bitwright.scheme import BITS, CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredMatrix, StoredTensor
@@ -125,11 +125,11 @@ def profile_model(
         InputError, UnsupportedError, UsageError: as ``compile_model``; an encoder cannot be profiled.
     """
     from bitwright import pipeline
-    from bitwright.calibration import calibrated, calibration_windows
+    from bitwright.compiling.calibration import calibrated, calibration_windows
+    from bitwright.compiling.transforming import transformed
     from bitwright.frontend.interpreter import Interpreter
     from bitwright.moments import calibration_digest
     from bitwright.passes.sensitivity.find import metric_named
-    from bitwright.transforming import transformed
 
     options, tell = options or ProfileOptions(), tell or (lambda _: None)
     metric, target = metric_named(options.metric), Target.parse(options.target)
@@ -197,8 +197,8 @@ def _isa(target: Target) -> Isa:
 def _storage(program: Program, imported: ImportedModel, target: Target) -> tuple[StoredTensor | StoredMatrix, ...]:
     """What the artifact stores, found by lowering the model with packed weights and mapped caches where legal."""
     from bitwright import pipeline
+    from bitwright.budgets.storage import storage_of
     from bitwright.passes.legality import reason
-    from bitwright.storage import storage_of
 
     weights = LinearScheme.parse("u8g32a8"), LinearScheme.parse("f16")
     caches = {f"{letter}_cache": [CacheScheme.parse(letter + name) for name in ("8rowm", "16")] for letter in "kv"}
@@ -331,7 +331,7 @@ class _Run:
             return observed.gradients[product.output][:, rows]
 
         def divergence(error: Floats) -> float:
-            from bitwright.simulation import divergence_of_error
+            from bitwright.budgets.simulation import divergence_of_error
 
             return divergence_of_error(self.interpreter, self.windows, site.weight, error)
 

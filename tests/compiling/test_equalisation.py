@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitwright.equalisation import equalised
+from bitwright.compiling.equalisation import equalised
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.frontend.calibrate.collect import collect
 from bitwright.frontend.calibrate.products import products
@@ -16,7 +16,7 @@ from bitwright.frontend.interpreter import Interpreter
 from bitwright.moments import Moments, MomentStore
 from bitwright.options import make_options
 from tests.canonical_model import Shape, decoder
-from tests.test_calibration import word_tokenizer
+from tests.compiling.test_calibration import word_tokenizer
 
 
 def test_moments_are_those_of_the_equalised_model(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def calibrated_cache_maps(model: ImportedModel, options: Options, plan: Plan, te
     sites = mapped_sites(plan)
     if not sites:
         return CacheMaps()
-    from bitwright.calibration import calibration_windows
+    from bitwright.compiling.calibration import calibration_windows
     from bitwright.frontend.interpreter import Interpreter
 
     interpreter = Interpreter(model.graph)

@@ -1,7 +1,7 @@
 """Correct what the scores got wrong: measure the plan, find each site's real part of the divergence, and solve again.
 
 Additivity fails at low widths: errors of different sites add up or cancel. A round measures the plan's divergence on
-held-out text, takes every site's part on the quantized model (``bitwright.contributions``), multiplies the site's
+held-out text, takes every site's part on the quantized model (``contributions.py``), multiplies the site's
 scores by what was found over what was predicted, and solves again within the same budgets. A plan is taken only if its
 measured divergence is lower; when it is not, half the correction is tried, and then the search ends.
 """
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.allocating import Settings, allocate
 from bitwright.allocation import Allocation, Budgets
+from bitwright.budgets.allocating import Settings, allocate
 from bitwright.errors import InputError
 from bitwright.runs import Scheme
 from bitwright.scheme import WeightScheme
 from bitwright.sensitivity import Profile
 
 if TYPE_CHECKING:
+    from bitwright.budgets.simulation import Simulation
     from bitwright.frontend.model import ImportedModel
     from bitwright.moments import Ids
-    from bitwright.simulation import Simulation
     from bitwright.site import Site
 
 Tell = Callable[[str], None]
@@ -68,14 +68,14 @@ class Measurer:
             InputError: the model is not what was profiled.
         """
         from bitwright import pipeline
+        from bitwright.budgets.profiling import site_quantizer
+        from bitwright.budgets.simulation import Simulation
         from bitwright.cachemaps import CacheMaps
+        from bitwright.compiling.transforming import transformed
         from bitwright.frontend.calibrate.points import Points
         from bitwright.frontend.interpreter import Interpreter
         from bitwright.moments import Moments, MomentStore
         from bitwright.options import Options
-        from bitwright.profiling import site_quantizer
-        from bitwright.simulation import Simulation
-        from bitwright.transforming import transformed
 
         header = self.profile.header
         imported = pipeline.load_model(self.model or header.model, self.tell, None)
@@ -145,7 +145,7 @@ def allocate_corrected(
 
 def contributions_of(measurer: Measurer, schemes: Mapping[str, Scheme]) -> dict[str, float]:
     """Each site's part of the plan's divergence."""
-    from bitwright.contributions import contributions
+    from bitwright.budgets.contributions import contributions
 
     return contributions(measurer.fitted, schemes)
 

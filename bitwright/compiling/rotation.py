@@ -2,7 +2,7 @@
 
 Matrices of Hadamard's kind (``bitwright.hadamard``) stand between layers and are folded into their weights; where they
 cannot be, the graph rotates on the fly. Moments of the model's activations become those of the rotated ones: factors
-are moved between layers (``bitwright.equalisation``) before, for there is little left to equalise behind a rotation.
+are moved between layers (``equalisation.py``) before, for there is little left to equalise behind a rotation.
 """
 
 from __future__ import annotations

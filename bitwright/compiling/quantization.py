@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitwright.distillation import distilled
+from bitwright.compiling.distillation import distilled
 from bitwright.errors import UsageError
 from bitwright.rotated_parts import Part
 from bitwright.sensitivity import Profile

@@ -11,16 +11,16 @@ import pytest
 
 from bitwright import pipeline
 from bitwright.allocation import Budgets
-from bitwright.budgeted import budgeted
-from bitwright.correction import Measurer
+from bitwright.budgets.budgeted import budgeted
+from bitwright.budgets.correction import Measurer
+from bitwright.budgets.profiling import ProfileOptions, profile_model
 from bitwright.errors import InputError, UsageError
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import make_options
-from bitwright.profiling import ProfileOptions, profile_model
 from bitwright.scheme import LinearScheme
 from bitwright.sensitivity import Profile
 from tests.canonical_model import Shape, decoder
-from tests.test_calibration import word_tokenizer
+from tests.compiling.test_calibration import word_tokenizer
 
 SCHEMES = ("u3g32", "u6g32", "k16", "v16")
 

@@ -20,7 +20,7 @@ from bitwright.plan import uniform_plan
 from bitwright.runs import parse_weights
 from bitwright.scheme import LinearScheme
 from bitwright.target import Target
-from bitwright.tuning import require_runnable
+from bitwright.timing.tuning import require_runnable
 
 if TYPE_CHECKING:
     from bitwright.autotune.anchor import Anchor

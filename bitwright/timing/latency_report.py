@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import UnsupportedError, UsageError
-from bitwright.latencies import Request, measure_latencies, model_of, table_of
 from bitwright.options import DEFAULT_CHUNK, DEFAULT_SCHEME
 from bitwright.plan import Plan, uniform_plan
 from bitwright.runs import parse_weights
 from bitwright.scheme import LinearScheme
 from bitwright.target import Target
+from bitwright.timing.latencies import Request, measure_latencies, model_of, table_of
 
 if TYPE_CHECKING:
     from bitwright.autotune.latency import LatencyTable

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from bitwright import pipeline
-from bitwright.cache_report import cache_costs
+from bitwright.budgets.cache_report import cache_costs
+from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.storage import weights_file_bytes
 from bitwright.options import Options
 from bitwright.plan import Plan
-from bitwright.profiling import ProfileOptions, profile_model
 from bitwright.runs import Scheme
 from bitwright.scheme import CacheScheme, LinearScheme
-from bitwright.storage import weights_file_bytes
 from tests.canonical_model import Shape, decoder
 from tests.small_profile import scores, write_profile
 

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bitwright import distillation, load, pipeline
-from bitwright.distillation import Distilled, distilled
+from bitwright import load, pipeline
+from bitwright.compiling import distillation
+from bitwright.compiling.distillation import Distilled, distilled
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
@@ -22,7 +23,7 @@ from bitwright.program import Program
 from bitwright.runs import runs_of
 from bitwright.target import Target
 from tests.canonical_model import Shape, decoder
-from tests.test_calibration import word_tokenizer
+from tests.compiling.test_calibration import word_tokenizer
 
 STEPS = 30
 MIXED = "u2g32a8:64+c3g32a8:96"

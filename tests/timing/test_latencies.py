@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bitwright import latencies
 from bitwright.autotune.latency import DISTURBED, LatencyTable
 from bitwright.autotune.latency_file import read_table
 from bitwright.autotune.workload import Workload
 from bitwright.options import DEFAULT_CHUNK
 from bitwright.runtime.breakdown import Breakdown, KernelTime
 from bitwright.target import Target
+from bitwright.timing import latencies
 
 DIGEST = "ab" * 32
 SCHEMES = latencies.ANCHOR_SCHEMES

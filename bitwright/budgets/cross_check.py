@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitwright.correction import Measurer
+from bitwright.budgets.correction import Measurer
 from bitwright.runs import Scheme
 from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.sensitivity import Profile

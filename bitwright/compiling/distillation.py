@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bitwright.calibration import text_windows
+from bitwright.compiling.calibration import text_windows
 from bitwright.errors import UnsupportedError, UsageError
 from bitwright.runs import runs_of
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.allocation import RESOURCES, Allocation, Budgets, Decision, Grain, Resource
+from bitwright.budgets.storage import cache_bytes_per_token, weights_file_bytes
 from bitwright.errors import InfeasibleError, UnsupportedError, UsageError
 from bitwright.options import DEFAULT_CHUNK
 from bitwright.passes.allocate.choices import Latencies, SiteChoices, Terms, choices_of, problem_of
@@ -20,7 +21,6 @@ from bitwright.passes.allocate.solve import Method, Solution, solve
 from bitwright.plan import Plan
 from bitwright.runs import Scheme
 from bitwright.sensitivity import Profile, ProfileHeader
-from bitwright.storage import cache_bytes_per_token, weights_file_bytes
 
 Doubles = npt.NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class Settings:
         max_runs: of a matrix.
         activations: bits to choose from; None: 8, and 16 as well if a time is bounded or minimised.
         latencies: of the target; None: unknown.
-        factors: measured corrections of losses, by site: see ``bitwright.correction``.
+        factors: measured corrections of losses, by site: see ``bitwright.budgets.correction``.
     """
 
     grain: Grain = "tile"
@@ -80,7 +80,7 @@ def latencies_for(header: ProfileHeader, budgets: Budgets, file: Path | None = N
     """
     from bitwright.autotune.costs import SiteCosts
     from bitwright.autotune.products import Model
-    from bitwright.latencies import Request, table_of
+    from bitwright.timing.latencies import Request, table_of
 
     table, _ = table_of(Request(target=header.target_name, output=file))
     if file is None and not any(anchor.model == header.digest for anchor in table.anchors):

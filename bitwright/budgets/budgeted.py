@@ -25,16 +25,16 @@ def budgeted(
     Args:
         folder: of the profile; one that is there is used, or finished.
         options: their quantizer, calibration and target are what is profiled with.
-        rounds: of correction, see ``bitwright.correction``.
+        rounds: of correction, see ``bitwright.budgets.correction``.
         jobs: see ``ProfileOptions``.
 
     Raises:
         InfeasibleError: no plan meets the budgets.
         InputError: the folder holds a profile of something else.
     """
-    from bitwright.allocating import Settings
-    from bitwright.correction import Measurer, allocate_corrected
-    from bitwright.profiling import ProfileOptions, profile_model
+    from bitwright.budgets.allocating import Settings
+    from bitwright.budgets.correction import Measurer, allocate_corrected
+    from bitwright.budgets.profiling import ProfileOptions, profile_model
 
     codes = folder / "codes"
     wanted = ProfileOptions(

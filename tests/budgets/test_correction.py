@@ -9,19 +9,19 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bitwright.allocating import Settings, allocate
 from bitwright.allocation import Budgets
-from bitwright.contributions import contributions
-from bitwright.correction import LEAST, MOST, Measurer, allocate_corrected, corrected
-from bitwright.cross_check import cross_check
+from bitwright.budgets.allocating import Settings, allocate
+from bitwright.budgets.contributions import contributions
+from bitwright.budgets.correction import LEAST, MOST, Measurer, allocate_corrected, corrected
+from bitwright.budgets.cross_check import cross_check
+from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.simulation import as_read
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.plan import uniform_plan
-from bitwright.profiling import ProfileOptions, profile_model
 from bitwright.runs import Scheme, parse_weights
 from bitwright.scheme import CacheScheme, LinearScheme, WeightScheme
 from bitwright.sensitivity import Profile
-from bitwright.simulation import as_read
 from tests.canonical_model import Shape, decoder
 
 SHAPE = Shape(layers=2, width=128, heads=4, kv_heads=2, head_dim=32, hidden=192, vocab=320)

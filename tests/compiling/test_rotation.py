@@ -12,8 +12,11 @@ import pytest
 import bitwright
 from bitwright import pipeline
 from bitwright.allocation import Budgets
-from bitwright.budgeted import budgeted
-from bitwright.correction import Measurer
+from bitwright.budgets.budgeted import budgeted
+from bitwright.budgets.correction import Measurer
+from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.compiling.rotation import rotated
+from bitwright.compiling.transforming import transformed
 from bitwright.errors import InputError, UsageError
 from bitwright.frontend.calibrate.collect import collect
 from bitwright.frontend.calibrate.products import products
@@ -21,14 +24,11 @@ from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.moments import MomentStore
 from bitwright.options import make_options
-from bitwright.profiling import ProfileOptions, profile_model
 from bitwright.rotated_parts import PARTS
-from bitwright.rotation import rotated
 from bitwright.scheme import LinearScheme
 from bitwright.sensitivity import Profile
-from bitwright.transforming import transformed
 from tests.canonical_model import Shape, decoder
-from tests.test_calibration import word_tokenizer
+from tests.compiling.test_calibration import word_tokenizer
 
 ALL = ",".join(PARTS)
 IDS = np.arange(30) * 7 % 101

@@ -12,13 +12,13 @@ import onnx_ir as ir
 import pytest
 
 from bitwright import pipeline
-from bitwright.allocating import Settings, allocate, site_choices
 from bitwright.allocation import Budgets
+from bitwright.budgets.allocating import Settings, allocate, site_choices
+from bitwright.budgets.profiling import ProfileOptions, profile_model
 from bitwright.errors import InfeasibleError, InputError, UnsupportedError, UsageError
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options
 from bitwright.plan import Plan
-from bitwright.profiling import ProfileOptions, profile_model
 from bitwright.runs import MixedScheme, Scheme, WeightsScheme, runs_of
 from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.sensitivity import Profile

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bitwright.equalisation import equalised
+from bitwright.compiling.equalisation import equalised
+from bitwright.compiling.rotation import rotated
 from bitwright.rotated_parts import Part
-from bitwright.rotation import rotated
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel

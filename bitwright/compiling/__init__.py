@@ -1,0 +1,1 @@
+"""The parts of a compilation, one module each; ``bitwright.pipeline`` calls them in their order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -78,6 +78,25 @@ class LlamaEngine:
         for start in range(0, len(ids), BATCH):
             self._decode(ids[start : start + BATCH])
         self._lib.llama_synchronize(self._context)
+
+    def rows(self, ids: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """Logits behind every token of a sequence that an empty context begins with, in pieces [tokens, vocab]."""
+        self.reset()
+        batch = self._lib.llama_batch_init(BATCH, 0, 1)
+        try:
+            for start in range(0, len(ids), BATCH):
+                part = ids[start : start + BATCH]
+                batch.n_tokens = len(part)
+                for at, token in enumerate(part):
+                    batch.token[at], batch.pos[at], batch.n_seq_id[at] = int(token), start + at, 1
+                    batch.seq_id[at][0], batch.logits[at] = 0, 1
+                status = self._lib.llama_decode(self._context, batch)
+                if status:
+                    raise SystemExit(f"llama_decode failed with status {status}")
+                pointer = self._lib.llama_get_logits(self._context)
+                yield np.ctypeslib.as_array(pointer, shape=(len(part), self.vocab)).copy()
+        finally:
+            self._lib.llama_batch_free(batch)
 
     def decode(self, token: int) -> None:
         self._decode((token,))

@@ -51,8 +51,15 @@ TYPES = {
         QuantizedType("q4_0-pure", "LLAMA_FTYPE_MOSTLY_Q4_0", pure=True),
         QuantizedType("q4_k_m", "LLAMA_FTYPE_MOSTLY_Q4_K_M"),
         QuantizedType("iq4_nl-pure", "LLAMA_FTYPE_MOSTLY_IQ4_NL", pure=True),
+        QuantizedType("q6_k", "LLAMA_FTYPE_MOSTLY_Q6_K"),
+        QuantizedType("q5_k_m", "LLAMA_FTYPE_MOSTLY_Q5_K_M"),
+        QuantizedType("iq4_xs", "LLAMA_FTYPE_MOSTLY_IQ4_XS"),
+        QuantizedType("q3_k_m", "LLAMA_FTYPE_MOSTLY_Q3_K_M"),
+        QuantizedType("q2_k", "LLAMA_FTYPE_MOSTLY_Q2_K"),
     )
 }
+TIMED = ("q8_0", "q4_0", "q4_0-pure", "q4_k_m", "iq4_nl-pure")
+"""Those whose speed is compared: the others are slower at more bytes."""
 
 
 def interleave_rotary_rows(weight: NDArray[Any], heads: int) -> NDArray[Any]:

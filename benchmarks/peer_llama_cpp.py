@@ -20,6 +20,9 @@ from benchmarks.packages import AVX2_LLAMA, NATIVE_LLAMA, environment
 from benchmarks.paired import Contestant
 from benchmarks.reference import load, reference
 
+FLOAT = "float"
+"""What the unquantized file is called among the types."""
+
 FLOAT_TYPE = {"float32": "float32", "bfloat16": "float16"}
 """Of the float file, by the reference's dtype: large models are kept in half precision throughout."""
 
@@ -45,7 +48,7 @@ def main() -> None:
     from benchmarks.llama_engine import LlamaEngine
 
     folder, home, *types = sys.argv[1:]
-    source = Path(home) / "float.gguf"
+    source = Path(home) / f"{FLOAT}.gguf"
     if not source.exists():
         expected = load(Path(home))
         unchecked = source.with_suffix(".unchecked.gguf")
@@ -54,7 +57,7 @@ def main() -> None:
             engine.prefill(expected.ids)
             expected.require_equal(engine.last_logits(), "llama.cpp float")
         unchecked.replace(source)
-    for name in types:
+    for name in set(types) - {FLOAT}:
         quantize(source, TYPES[name], Path(home) / f"{name}.gguf")
 
 

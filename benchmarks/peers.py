@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks import peer_llama_cpp, peer_onnxruntime, peer_openvino
 from benchmarks.arguments import integers, names, paired_parser, require_known, require_names
 from benchmarks.journal import Journal
-from benchmarks.llama_gguf import TYPES
+from benchmarks.llama_gguf import TIMED, TYPES
 from benchmarks.paired import Contestant, Worker, measure
 from benchmarks.reference import home_of, reference
 from benchmarks.report import print_tables, report
@@ -103,7 +103,9 @@ def _modified(path: Path) -> float:
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = paired_parser("peers", __doc__, rounds=7)
     parser.add_argument("--peers", type=names, default=["llama.cpp"], help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--types", type=names, default=list(TYPES), help=f"of llama.cpp: {', '.join(TYPES)} (all)")
+    parser.add_argument(
+        "--types", type=names, default=list(TIMED), help=f"of llama.cpp: {', '.join(TYPES)} ({','.join(TIMED)})"
+    )
     parser.add_argument("--tests", type=names, default=["pp512", "tg64"], help="pp<tokens>, tg<tokens> (pp512,tg64)")
     parser.add_argument("-d", "--depths", type=integers, default=[0], help="tokens of context before the test (0)")
     parser.add_argument("-t", "--threads", type=integers, default=[1, 2], help="numbers of threads (1,2)")

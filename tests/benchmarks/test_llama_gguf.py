@@ -128,6 +128,26 @@ def test_llama_cpp_computes_what_torch_computes(folder: Path, tmp_path: Path) ->
 
 
 @needs_llama_cpp
+def test_rows_are_the_logits_of_prompts_that_end_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches of eight, so that the second one's positions must count on."""
+    from benchmarks import llama_engine
+
+    monkeypatch.setattr(llama_engine, "BATCH", 8)
+    model = tmp_path / "model.gguf"
+    write_gguf(folder, model)
+    ids = np.random.default_rng(1).integers(0, VOCAB, 12)
+    with llama_engine.LlamaEngine(model, threads=1, context=64, exact=True) as engine:
+        rows = np.concatenate(list(engine.rows(ids)))
+        assert rows.shape == (12, VOCAB)
+        for count in (1, 8, 12):
+            engine.reset()
+            engine.prefill(ids[:count].tolist())
+            assert np.abs(rows[count - 1] - engine.last_logits()).max() < MAX_LOGIT_DIFFERENCE
+
+
+@needs_llama_cpp
 def test_pure_types_spend_fewer_bytes_on_the_table(folder: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     write_gguf(folder, model)

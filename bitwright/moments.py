@@ -36,6 +36,11 @@ def calibration_digest(model: str, windows: Ids, weights: str = "") -> str:
     return digest.hexdigest()
 
 
+def costs_of(output: str) -> str:
+    """What a store calls E[g_o**2 |x|**2], float32 [width], of an output of linear layers."""
+    return f"costs of {output}"
+
+
 @dataclass(frozen=True)
 class MomentStore:
     """A folder of moments: ``<folder>/<digest>/<activation>.safetensors``.
@@ -52,7 +57,7 @@ class MomentStore:
         return self.path(activation).is_file()
 
     def put(self, activation: str, moment: Floats) -> None:
-        """Keep E[x x^T], float32 [width, width]. A file that was cut off is never read."""
+        """Keep E[x x^T], float32 [width, width], or costs [width]. A file that was cut off is never read."""
         from safetensors.numpy import save_file
 
         path = self.path(activation)
@@ -67,7 +72,7 @@ class MomentStore:
             raise
 
     def get(self, activation: str) -> Floats:
-        """E[x x^T], float32 [width, width].
+        """E[x x^T], float32 [width, width], or costs [width].
 
         Raises:
             InputError: the file is missing or damaged.

@@ -39,6 +39,7 @@ class Options:
         weigh_tokens: calibrate with tokens that count by the gradients at the layers' outputs; decoders only.
         rotate: what is rotated, behind equalisation and before everything else; see ``rotated_parts.py``.
         equalise: move factors between neighbouring layers first, so that channels share scales better.
+        reorder: put hidden units in order of what they cost, behind equalisation; needs ``weigh_tokens``.
         codes: folder ``codes`` of a profile, made of the same model by the same quantizer, transformed as here.
         distill: training steps of codes and scales after quantization; needs ``calibration``.
         target: a name that ``Target.parse`` knows.
@@ -62,6 +63,7 @@ class Options:
     weigh_tokens: bool = False
     rotate: tuple[Part, ...] = ()
     equalise: bool = False
+    reorder: bool = False
     codes: Path | None = None
     distill: int = 0
     target: str = "native"
@@ -99,6 +101,12 @@ class Options:
                 where="--equalise" if self.equalise else "--weigh-tokens",
                 remedy="choose a quantizer that does, such as --quantizer auto",
             )
+        if self.reorder and not self.weigh_tokens:
+            raise UsageError(
+                "hidden units are put in order by gradients, which are not taken",
+                where="--reorder",
+                remedy="add --weigh-tokens",
+            )
         if self.cache_bits not in (None, 16, 32):
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
 
@@ -119,7 +127,8 @@ class Options:
         schemes = "by plan" if self.plan else schemes
         weighed = ", tokens weighed" if self.weigh_tokens else ""
         rotated = f", rotated {' '.join(self.rotate)}" if self.rotate else ""
-        quantizer = f"{self.quantizer}{weighed}{', equalised' if self.equalise else ''}{rotated}"
+        equal = f"{', equalised' if self.equalise else ''}{', reordered' if self.reorder else ''}"
+        quantizer = f"{self.quantizer}{weighed}{equal}{rotated}"
         return (
             f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"
@@ -170,6 +179,7 @@ def make_options(
     weigh_tokens: bool = False,
     rotate: str | None = None,
     equalise: bool = False,
+    reorder: bool = False,
     distill: int = 0,
     target: str = "native",
     context: int | None = None,
@@ -213,6 +223,7 @@ def make_options(
         weigh_tokens=weigh_tokens,
         rotate=() if rotate is None else parse_parts(rotate),
         equalise=equalise,
+        reorder=reorder,
         distill=distill,
         target=target,
         context=context,

@@ -130,14 +130,16 @@ def compile_model(
     plan, program = plan_and_program(imported, options, target, tell)
     schedules = tuned_schedules(options, target)
     with calibrated(imported, options, tell) as moments:
-        ready = transformed(imported, moments, equalise=options.equalise, rotate=options.rotate)
+        ready = transformed(
+            imported, moments, equalise=options.equalise, reorder=options.reorder, rotate=options.rotate
+        )
         imported, moments = ready.model, ready.moments
         if ready.events:
             program = sites_of(imported, options, tell)
         for name, counts in ready.events.items():
             program = with_event(program, name, **counts)
         if options.codes is not None:
-            check_kept(options.codes, ready.digests.get("equalisation", ""), options.rotate)
+            check_kept(options.codes, ready.digests, options.rotate)
         coding = quantization(imported, program, plan, options, moments, tell)
         cache_maps = calibrated_cache_maps(imported, options, plan, tell)
         phases = transformations(options, plan, target, schedules, coding.quantizer_of, cache_maps)

@@ -43,6 +43,7 @@ def budgeted(
         calibration=options.calibration,
         rotate=options.rotate,
         equalise=options.equalise,
+        reorder=options.reorder,
         weigh_tokens=options.weigh_tokens,
         jobs=jobs,
         codes=codes,

@@ -86,7 +86,9 @@ class Measurer:
         store = MomentStore(self.profile.folder / "calibration", header.moments)
         activations = {weight: product.activation for weight, product in Points.of(imported.graph).products.items()}
         moments = Moments(store, activations, header.tokens) if header.moments else None
-        ready = transformed(imported, moments, equalise=bool(header.equalised), rotate=header.rotated)
+        ready = transformed(
+            imported, moments, equalise=bool(header.equalised), reorder=bool(header.reordered), rotate=header.rotated
+        )
         imported, moments = ready.model, ready.moments
         program = pipeline.sites_of(imported, Options(), self.tell)
 

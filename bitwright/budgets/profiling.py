@@ -67,7 +67,7 @@ class ProfileOptions:
         metric: name of a sensitivity metric.
         quantizer: how weights become codes.
         calibration: a text file; None: text that the model samples itself.
-        rotate, equalise, weigh_tokens: as of a compilation.
+        rotate, equalise, reorder, weigh_tokens: as of a compilation.
         tokens: most tokens that gradients are taken at.
         seed: of sampled labels.
         jobs: schemes that are quantized and scored at a time; does not change the result.
@@ -82,6 +82,7 @@ class ProfileOptions:
     calibration: Path | None = None
     rotate: tuple[Part, ...] = ()
     equalise: bool = False
+    reorder: bool = False
     weigh_tokens: bool = False
     tokens: int = 4096
     seed: int = 0
@@ -145,12 +146,15 @@ def profile_model(
         calibration=options.calibration if options.quantizer != "rtn" else None,
         calibration_cache=folder / "calibration" if options.quantizer != "rtn" else None,
         equalise=options.equalise,
+        reorder=options.reorder,
         weigh_tokens=options.weigh_tokens,
     )
     with ExitStack() as stack:
         windows = calibration_windows(imported, interpreter, options.calibration, folder / "calibration", tell)
         moments = stack.enter_context(calibrated(imported, quantizing, tell))
-        ready = transformed(imported, moments, equalise=options.equalise, rotate=options.rotate)
+        ready = transformed(
+            imported, moments, equalise=options.equalise, reorder=options.reorder, rotate=options.rotate
+        )
         imported, moments = ready.model, ready.moments
         if ready.events:
             program = pipeline.sites_of(imported, Options(target=options.target), tell)
@@ -178,6 +182,7 @@ def profile_model(
             seed=options.seed,
             rotated=options.rotate,
             equalised=ready.digests.get("equalisation", ""),
+            reordered=ready.digests.get("order", ""),
             weighed=options.weigh_tokens,
         )
         profile = Profile.begin(folder, header)

@@ -83,6 +83,12 @@ def command(
         bool,
         typer.Option("--equalise", help="First move factors between layers, so that channels share scales better."),
     ] = False,
+    reorder: Annotated[
+        bool,
+        typer.Option(
+            "--reorder", help="Put hidden units in order of importance: runs of rows differ more. For budgets."
+        ),
+    ] = False,
     distill: Annotated[
         int,
         typer.Option(metavar="STEPS", help="Then train codes and scales for so many steps on --calibration FILE."),
@@ -123,6 +129,7 @@ def command(
         weigh_tokens=weigh_tokens,
         rotate=rotate,
         equalise=equalise,
+        reorder=reorder,
         distill=distill,
         target=target,
         context=context,

@@ -37,6 +37,7 @@ def command(
     ] = False,
     rotate: RotateOption = None,
     equalise: Annotated[bool, typer.Option("--equalise", help="As of compile, which then needs it too.")] = False,
+    reorder: Annotated[bool, typer.Option("--reorder", help="As of compile, which then needs it too.")] = False,
     tokens: Annotated[int, typer.Option("--tokens", help="Most tokens to take gradients at.")] = 4096,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Schemes at work at a time; the result is the same.")] = 1,
     check: Annotated[
@@ -67,6 +68,7 @@ def command(
         calibration=calibration,
         rotate=() if rotate is None else parse_parts(rotate),
         equalise=equalise,
+        reorder=reorder,
         weigh_tokens=weigh_tokens,
         tokens=tokens,
         jobs=jobs,

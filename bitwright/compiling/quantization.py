@@ -70,24 +70,32 @@ def quantization(
     return Quantization(quantizer_of, digests, description)
 
 
-def check_kept(codes: Path, equalised: str, rotate: tuple[Part, ...]) -> None:
+def check_kept(codes: Path, digests: Mapping[str, str], rotate: tuple[Part, ...]) -> None:
     """Refuse a profile's codes if they are not those of the weights that are compiled.
 
     Args:
         codes: the folder in the profile's.
-        equalised: digest of the factors that were moved between layers; empty if none were.
+        digests: of the factors that were moved between layers and of the order of hidden units, as far as they were.
         rotate: what was rotated.
 
     Raises:
-        UsageError: the weights of the profile and of the compilation are not equalised and rotated alike.
+        UsageError: the weights of the profile and of the compilation are not equalised, reordered and rotated alike.
     """
     header = Profile.header_of(codes.parent)
+    equalised, order = (digests.get(name, "") for name in ("equalisation", "order"))
     if header.equalised != equalised:
         raise UsageError(
             "the profile's codes are not those of the weights that are compiled",
             where=f"--equalise, profile {codes.parent}",
             limit="both equalised on the same text, or neither",
             remedy="leave --equalise out" if equalised else "add --equalise, or make another profile",
+        )
+    if header.reordered != order:
+        raise UsageError(
+            "the profile's codes are not those of the weights that are compiled",
+            where=f"--reorder, profile {codes.parent}",
+            limit="both reordered by the same text, or neither",
+            remedy="leave --reorder out" if order else "add --reorder, or make another profile",
         )
     if header.rotated != rotate:
         raise UsageError(

@@ -1,4 +1,7 @@
-"""What is done to a model before it is quantized that leaves what it computes as it is: equalisation, then rotation."""
+"""What is done to a model before it is quantized that leaves what it computes as it is.
+
+Factors move between layers, hidden units change places, and what is left is rotated, in this order.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bitwright.compiling.equalisation import equalised
+from bitwright.compiling.reordering import orders_of, reordered
 from bitwright.compiling.rotation import rotated
 from bitwright.rotated_parts import Part
 
@@ -32,19 +36,24 @@ class Transformed:
 
 
 def transformed(
-    model: ImportedModel, moments: Moments | None, *, equalise: bool, rotate: tuple[Part, ...]
+    model: ImportedModel, moments: Moments | None, *, equalise: bool, reorder: bool, rotate: tuple[Part, ...]
 ) -> Transformed:
-    """The model with factors moved between its layers, if ``moments`` are given, and with ``rotate`` rotated.
+    """The model equalised and reordered, if ``moments`` are given, and with ``rotate`` rotated.
 
     Raises:
         UnsupportedError: there is nothing of the kind in the model.
     """
+    orders = orders_of(model, moments) if reorder and moments is not None else None
     events: dict[str, Mapping[str, int]] = {}
     digests: dict[str, str] = {}
     if equalise and moments is not None:
         equal = equalised(model, moments)
         model, moments = equal.model, equal.moments
         events["equalise"], digests["equalisation"] = {"places": equal.places}, equal.digest
+    if orders is not None and moments is not None:
+        sorted_ = reordered(model, moments, orders)
+        model, moments = sorted_.model, sorted_.moments
+        events["reorder"], digests["order"] = {"places": sorted_.places}, sorted_.digest
     if rotate:
         turned = rotated(model, rotate, moments)
         model, moments = turned.model, turned.moments

@@ -35,7 +35,7 @@ class Laboratory:
         digest: of the canonical model.
         quantizer: how weights become codes.
         calibration: folder that keeps what it calibrated on; ``codes``: folder that keeps codes it made for a profile.
-        rotate, equalise, weigh_tokens: as the profile was made.
+        rotate, equalise, reorder, weigh_tokens: as the profile was made.
         model: read when something must be compiled or compared, once.
     """
 
@@ -47,6 +47,7 @@ class Laboratory:
     codes: Path | None
     rotate: tuple[Part, ...]
     equalise: bool
+    reorder: bool
     weigh_tokens: bool
     tell: Tell
     _model: list[ImportedModel] = field(default_factory=list, repr=False)
@@ -65,6 +66,7 @@ class Laboratory:
             desk.codes(profile),
             rotate=profile.header.rotated,
             equalise=calibrates and bool(profile.header.equalised),
+            reorder=calibrates and bool(profile.header.reordered),
             weigh_tokens=calibrates and profile.header.weighed,
             tell=desk.tell,
         )
@@ -108,6 +110,7 @@ class Laboratory:
             "quantizer": self.quantizer,
             "rotate": list(self.rotate),
             "equalise": self.equalise,
+            "reorder": self.reorder,
             "weigh_tokens": self.weigh_tokens,
             "calibration": None if request.calibration is None else _sha256(request.calibration),
             "context": request.context,
@@ -142,6 +145,7 @@ class Laboratory:
             calibration_cache=self.calibration if calibrates else None,
             rotate=self.rotate,
             equalise=self.equalise,
+            reorder=self.reorder,
             weigh_tokens=self.weigh_tokens,
             codes=self.codes,
             target=cell.target,

@@ -5,7 +5,7 @@ and every pass over the text runs only as far into the graph as the last of them
 over, so that an interrupted calibration goes on with the passes that are missing.
 
 Tokens count the same, or by the gradients at the layers' outputs (see ``weighting.py``): then every pass runs through
-the whole graph and back.
+the whole graph and back, and what an error of each output costs is kept as well.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from bitwright.frontend.calibrate.products import products
+from bitwright.frontend.calibrate.products import Product, products
 from bitwright.frontend.calibrate.weighting import weighted_moments
-from bitwright.moments import Moments, MomentStore
+from bitwright.moments import Moments, MomentStore, costs_of
 
 if TYPE_CHECKING:
     import torch
@@ -50,18 +50,25 @@ def collect(
         progress: called with (windows done, windows in all passes together).
     """
     found = products(model.graph)
-    missing = {p.activation: p.inputs for p in found if not store.has(p.activation)}
+    missing = {p.activation: p.inputs for p in found if not _has(store, p, by_gradient=by_gradient)}
     passes = list(_passes(missing, memory))
     for number, activations in enumerate(passes):
         tick = _tick(progress, number, len(passes), len(windows))
         if by_gradient:
             outputs = {name: tuple(p.output for p in found if p.activation == name) for name in activations}
-            moments = weighted_moments(interpreter, windows, outputs, tick)
+            weighted = weighted_moments(interpreter, windows, outputs, tick)
+            moments = weighted.moments
+            for output, cost in weighted.costs.items():
+                store.put(costs_of(output), cost.cpu().numpy())
         else:
             moments = _means(interpreter, windows, activations, tick)
         for name, moment in moments.items():
             store.put(name, moment.cpu().numpy())
     return Moments(store, {p.weight: p.activation for p in found}, int(windows.size))
+
+
+def _has(store: MomentStore, product: Product, *, by_gradient: bool) -> bool:
+    return store.has(product.activation) and (not by_gradient or store.has(costs_of(product.output)))
 
 
 def _tick(progress: Progress | None, number: int, passes: int, windows: int) -> Callable[[int], None]:

@@ -7,11 +7,14 @@ identity at every token; |g|**2 times that keeps what depends on the token and l
 same (Kim et al. 2025, "GuidedQuant", with one group of outputs). Energies of single tokens are hundreds of times the
 mean, so that few tokens would decide. The weight of a token is therefore |g|, which was measured to be better:
 H = E[|g| x x^T] / E|g|. Layers that read the same activation share its moment: |g|**2 is summed over them.
+
+The same passes find what an error of each output costs: E[g_o**2 |x|**2], by which outputs can be put in order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitwright.frontend.calibrate.gradients import sampled_labels
@@ -27,10 +30,23 @@ if TYPE_CHECKING:
 SEED = 0
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """What passes with gradients find.
+
+    Attributes:
+        moments: H float32 [width, width] by activation.
+        costs: E[g_o**2 |x|**2], float32 [width], by output.
+    """
+
+    moments: Tensors
+    costs: Tensors
+
+
 def weighted_moments(
     interpreter: Interpreter, windows: Ids, outputs: Mapping[str, tuple[str, ...]], tick: Callable[[int], None]
-) -> Tensors:
-    """H [width, width] of each activation over ``windows`` (int64 [windows, tokens]) of a decoder.
+) -> Weighted:
+    """H of each activation, and costs of each output, over ``windows`` (int64 [windows, tokens]) of a decoder.
 
     One forward and one backward pass per window; the activations of a window are in memory at once.
 
@@ -41,34 +57,44 @@ def weighted_moments(
     import torch
 
     sums: Tensors = {}
+    costs: Tensors = {}
     masses: dict[str, float] = dict.fromkeys(outputs, 0.0)
     for number, window in enumerate(windows):
-        for name, (rows, size) in _window(interpreter, window, outputs, number).items():
+        rows_of, size_of, cost_of = _window(interpreter, window, outputs, number)
+        for name, rows in rows_of.items():
+            size = size_of[name]
             weighted = rows * size[:, None]
             sums[name] = sums[name].addmm_(weighted.T, rows) if name in sums else weighted.T @ rows
             masses[name] += float(size.sum(dtype=torch.float64))
+        for output, cost in cost_of.items():
+            costs[output] = costs[output] + cost if output in costs else cost
         tick(number + 1)
-    return {name: total.div_(masses[name]) if masses[name] else total for name, total in sums.items()}
+    moments = {name: total.div_(masses[name]) if masses[name] else total for name, total in sums.items()}
+    return Weighted(moments, {name: cost / windows.size for name, cost in costs.items()})
 
 
 def _window(
     interpreter: Interpreter, window: Ids, outputs: Mapping[str, tuple[str, ...]], number: int
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs [tokens, width] and |g| [tokens] of each activation."""
+) -> tuple[Tensors, Tensors, Tensors]:
+    """Inputs [tokens, width] and |g| [tokens] of each activation, and sums of g_o**2 |x|**2 [width] of each output."""
     import torch
 
     owner = {output: activation for activation, found in outputs.items() for output in found}
     first = next(iter(outputs))
     inputs: Tensors = {}
     energies: Tensors = {}
+    costs: Tensors = {}
 
-    def add(activation: str, gradient: torch.Tensor) -> None:
-        energy = gradient.reshape(-1, gradient.shape[-1]).square().sum(-1)
+    def add(output: str, gradient: torch.Tensor) -> None:
+        activation = owner[output]
+        squares = gradient.reshape(-1, gradient.shape[-1]).square()
+        energy = squares.sum(-1)
         energies[activation] = energies[activation] + energy if activation in energies else energy
+        costs[output] = inputs[activation].square().sum(-1) @ squares
 
     def visit(name: str, value: torch.Tensor) -> torch.Tensor | None:
         if name in owner:
-            value.register_hook(lambda gradient: add(owner[name], gradient))  # type: ignore[no-untyped-call]
+            value.register_hook(lambda gradient: add(name, gradient))  # type: ignore[no-untyped-call]
             return None
         inputs[name] = value.detach().reshape(-1, value.shape[-1])
         # Nothing before the first of them needs a gradient: autograd's graph begins here.
@@ -78,4 +104,4 @@ def _window(
         logits = interpreter.run(interpreter.feeds(window), ("logits",))["logits"][0]
         answers = sampled_labels(logits.detach().float().softmax(-1), SEED, number)
         torch.nn.functional.cross_entropy(logits, answers, reduction="sum").backward()  # type: ignore[no-untyped-call]
-    return {name: (rows, energies[name].sqrt()) for name, rows in inputs.items()}
+    return inputs, {name: energy.sqrt() for name, energy in energies.items()}, costs

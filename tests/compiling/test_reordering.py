@@ -1,0 +1,170 @@
+"""--reorder: the same function with the dearest hidden units first; profiles, plans and artifacts take it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bitwright
+from bitwright import pipeline
+from bitwright.allocation import Budgets
+from bitwright.budgets.budgeted import budgeted
+from bitwright.budgets.correction import Measurer
+from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.compiling.reordering import orders_of, reordered
+from bitwright.compiling.transforming import transformed
+from bitwright.errors import InputError, UsageError
+from bitwright.frontend.calibrate.collect import collect
+from bitwright.frontend.calibrate.gradients import observe
+from bitwright.frontend.calibrate.products import products
+from bitwright.frontend.interpreter import Interpreter
+from bitwright.frontend.model import ImportedModel
+from bitwright.frontend.reorder.hidden import hidden_places
+from bitwright.moments import Moments, MomentStore, costs_of
+from bitwright.options import make_options
+from bitwright.scheme import LinearScheme
+from bitwright.sensitivity import Profile
+from tests.canonical_model import Shape, decoder
+from tests.compiling.test_calibration import word_tokenizer
+
+IDS = np.arange(30) * 7 % 101
+SCHEMES = ("u3g32", "u6g32", "k16", "v16")
+
+
+@pytest.fixture(scope="module")
+def model() -> ImportedModel:
+    return replace(decoder(Shape(layers=2, width=64, heads=2, hidden=256)), tokenizer_json=word_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text"
+    path.write_text(" ".join(f"w{i}" for i in np.random.default_rng(0).integers(0, 101, 96 * 16)))
+    return path
+
+
+def calibrated(model: ImportedModel, folder: Path) -> tuple[Moments, np.ndarray]:
+    windows = np.random.default_rng(0).integers(0, model.vocab, (3, 40))
+    store = MomentStore(folder, "a" * 64)
+    return collect(model, Interpreter(model.graph), windows, store, by_gradient=True), windows
+
+
+@pytest.mark.parametrize("shape", [Shape(), Shape(bias=True, tied=False)])
+def test_the_function_stays_and_units_change_places(tmp_path: Path, shape: Shape) -> None:
+    model = decoder(shape)
+    moments, _ = calibrated(model, tmp_path)
+    orders = orders_of(model, moments)
+    made = reordered(model, moments, orders)
+    assert made.places == shape.layers
+    assert all(sorted(order) == list(range(place.units)) for place, order in orders.items())
+    assert any((order != np.arange(place.units)).any() for place, order in orders.items())
+    expected, found = (Interpreter(m.graph).logits(IDS) for m in (model, made.model))
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    before, after = (m.graph.graph.initializers for m in (model, made.model))
+    for place, order in orders.items():
+        for name in place.makers:
+            was, now = (np.asarray(values[name].const_value.numpy()) for values in (before, after))  # type: ignore[union-attr]
+            np.testing.assert_array_equal(now, was[..., order])
+
+
+def test_gate_and_up_make_a_hidden_layer() -> None:
+    places = hidden_places(decoder(Shape(layers=2)).graph)
+    assert [{name.split(".")[-2] for name in place.makers} for place in places] == [{"gate", "up"}] * 2
+    assert [[name.split(".")[-2] for name in place.readers] for place in places] == [["down"]] * 2
+
+
+def test_costs_are_the_definition(tmp_path: Path) -> None:
+    model = decoder(Shape(layers=2))
+    moments, windows = calibrated(model, tmp_path)
+    up = next(p for p in products(model.graph) if "up" in p.weight and "1" in p.weight)
+    seen = observe(Interpreter(model.graph), windows, [up.activation], [up.output])
+    x, g = (np.asarray(array, np.float64) for array in (seen.values[up.activation], seen.gradients[up.output]))
+    expected = (g**2 * (x**2).sum(axis=1, keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(moments.store.get(costs_of(up.output)), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rotate", [(), ("residual", "hidden")])
+def test_moments_are_those_of_the_reordered_model(tmp_path: Path, rotate: tuple[str, ...]) -> None:
+    model = decoder(Shape(bias=True, heads=4, kv_heads=2, head_dim=24))
+    before, windows = calibrated(model, tmp_path)
+    ready = transformed(model, before, equalise=True, reorder=True, rotate=rotate)  # type: ignore[arg-type]
+    store = MomentStore(tmp_path, "b" * 64)
+    after = collect(ready.model, Interpreter(ready.model.graph), windows, store, by_gradient=True)
+    place = hidden_places(ready.model.graph)
+    assert ready.moments is not None and (place or rotate)
+    for product in products(ready.model.graph):
+        if "down" not in product.weight:
+            continue  # weights of tokens are those of the model as it was, except where gradients stay the same
+        found, expected = ready.moments.of(product.weight), after.of(product.weight)
+        assert found is not None and expected is not None
+        scale = float(np.trace(found) / np.trace(expected))
+        np.testing.assert_allclose(found, scale * expected, rtol=0.05, atol=0.02 * float(np.abs(found).max()))
+
+
+def test_the_dearest_unit_is_the_first(tmp_path: Path, model: ImportedModel) -> None:
+    moments, _ = calibrated(model, tmp_path)
+    made = reordered(model, moments, orders_of(model, moments))
+    again, _ = calibrated(made.model, tmp_path / "again")
+    for order in orders_of(made.model, again).values():
+        assert np.abs(order - np.arange(len(order))).mean() < 0.02 * len(order)
+
+
+def profiled(model: ImportedModel, folder: Path, text: Path, *, reorder: bool) -> Profile:
+    options = ProfileOptions(
+        schemes=SCHEMES,
+        quantizer="gptq",
+        calibration=text,
+        equalise=True,
+        reorder=reorder,
+        weigh_tokens=True,
+        tokens=480,
+        codes=folder / "codes",
+    )
+    return profile_model(model, folder, options)
+
+
+def test_a_plan_of_a_reordered_profile_is_compiled_as_it_was_scored(
+    model: ImportedModel, text: Path, tmp_path: Path
+) -> None:
+    profile = profiled(model, tmp_path / "profile", text, reorder=True)
+    assert profile.header.reordered
+    settings = {"quantizer": "gptq", "calibration": text, "equalise": True, "weigh_tokens": True}
+    options = make_options(**settings, reorder=True, table="f32")  # type: ignore[arg-type]
+    ready = budgeted(model, tmp_path / "profile", Budgets(max_bytes=150_000), options, 0, 1, lambda _: None)
+    assert ready.plan is not None and any(isinstance(s, LinearScheme) for s in ready.plan.schemes.values())
+    artifact = pipeline.compile_model(model, tmp_path / "out", ready)
+    assert artifact.manifest.digests["order"] == profile.header.reordered
+    assert "| reorder | places 2 |" in (artifact.folder / "report.md").read_text()
+    windows = np.random.default_rng(1).integers(0, model.vocab, (2, 40))
+    simulated = Measurer(profile, lambda _: None, model).simulation(windows)
+    divergence = simulated.divergence(ready.plan.schemes)
+    session = bitwright.load(artifact.folder)
+    found = []
+    for window in windows:
+        session.reset()
+        p, q = (_log_softmax(logits) for logits in (Interpreter(model.graph).logits(window), session.logits(window)))
+        found.append((np.exp(p) * (p - q)).sum(-1).mean())
+    assert np.mean(found) == pytest.approx(divergence, rel=0.25)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+def test_codes_of_another_order_are_refused(model: ImportedModel, text: Path, tmp_path: Path) -> None:
+    profiled(model, tmp_path / "profile", text, reorder=False)
+    options = make_options(quantizer="gptq", calibration=text, equalise=True, weigh_tokens=True, reorder=True)
+    with pytest.raises((InputError, UsageError), match="profile"):
+        budgeted(model, tmp_path / "profile", Budgets(max_bytes=150_000), options, 0, 1, lambda _: None)
+    with pytest.raises(UsageError, match="codes are not those"):
+        pipeline.compile_model(model, tmp_path / "out", replace(options, codes=tmp_path / "profile" / "codes"))
+
+
+def test_without_gradients_there_is_no_order() -> None:
+    with pytest.raises(UsageError, match="put in order by gradients") as caught:
+        make_options(quantizer="gptq", reorder=True)
+    assert caught.value.remedy == "add --weigh-tokens"

@@ -36,13 +36,6 @@ def model() -> ImportedModel:
     return made
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text"
-    path.write_text(" ".join(f"w{i}" for i in np.random.default_rng(0).integers(0, 101, 96 * 16)))
-    return path
-
-
 def profiled(model: ImportedModel, folder: Path, text: Path, *, equalise: bool) -> Profile:
     options = ProfileOptions(
         schemes=SCHEMES,

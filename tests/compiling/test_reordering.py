@@ -39,13 +39,6 @@ def model() -> ImportedModel:
     return replace(decoder(Shape(layers=2, width=64, heads=2, hidden=256)), tokenizer_json=word_tokenizer())
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text"
-    path.write_text(" ".join(f"w{i}" for i in np.random.default_rng(0).integers(0, 101, 96 * 16)))
-    return path
-
-
 def calibrated(model: ImportedModel, folder: Path) -> tuple[Moments, np.ndarray]:
     windows = np.random.default_rng(0).integers(0, model.vocab, (3, 40))
     store = MomentStore(folder, "a" * 64)

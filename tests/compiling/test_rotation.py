@@ -45,13 +45,6 @@ def model() -> ImportedModel:
     return made
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text"
-    path.write_text(" ".join(f"w{i}" for i in np.random.default_rng(0).integers(0, 101, 96 * 16)))
-    return path
-
-
 @pytest.mark.parametrize(("tied", "target"), [(True, "native"), (False, "native"), (True, "avx2")])
 def test_a_float_artifact_computes_the_models_logits(tmp_path: Path, tied: bool, target: str) -> None:
     model = decoder(Shape(heads=4, kv_heads=2, head_dim=24, tied=tied))

@@ -13,6 +13,7 @@ from bitwright.budgets.storage import weights_file_bytes
 from bitwright.cachemaps import mapped_cache
 from bitwright.options import Options
 from bitwright.plan import Plan
+from bitwright.plans.costs import Costs
 from bitwright.runs import Scheme
 from bitwright.runtime.artifact import files
 from bitwright.runtime.artifact.tensormap import map_tensors
@@ -40,6 +41,10 @@ def test_a_profile_of_caches_alone_scores_mapped_ones(tmp_path: Path) -> None:
     assert set(found["k4rowm"].losses) == {"layer.0.k_cache", "layer.1.k_cache"}
     assert (tmp_path / "cache_maps.safetensors").is_file()
     assert all(not profile.scores(site.name).weights for site in profile.header.sites if site.weight)
+    # Maps count beside what the context stores: two matrices of halves of one head of 32, for keys a shift of singles.
+    for site, scheme, maps in (("layer.1.k_cache", "k4rowm", 4 * 32 * 33), ("layer.0.v_cache", "v2rowm", 4 * 32 * 32)):
+        stored = [Costs(profile, context).of(site, CacheScheme.parse(scheme)).uses["bytes"] for context in (None, 10)]
+        assert stored == [maps, maps + 10 * CacheScheme.parse(scheme).bytes_per_token(1, 32)]
     # What was finished is not done again, and the maps are those that were kept.
     again = profile_model(model, tmp_path, options)
     assert again.digest == profile.digest

@@ -17,7 +17,7 @@ FILE = "cache_maps.safetensors"
 
 KEY_TENSORS = ("query_map", "key_map", "key_shift")
 VALUE_TENSORS = ("value_map", "value_map_back")
-"""What an artifact stores of a layer's maps, as ``layer.3.query_map``."""
+"""What an artifact stores of a layer's maps, as ``layer.3.query_map``: matrices in halves, the shift in singles."""
 
 
 def mapped_cache(tensor: str) -> str:
@@ -28,22 +28,21 @@ def mapped_cache(tensor: str) -> str:
 
 @dataclass(frozen=True)
 class CacheMaps:
-    """Maps by layer, of keys and of values."""
+    """Maps by layer, of keys and of values, as calibration found them: in single precision, not mixed."""
 
     keys: Mapping[int, HeadMap] = field(default_factory=dict)
     values: Mapping[int, HeadMap] = field(default_factory=dict)
 
     @classmethod
     def announced(cls, sites: Iterable[Site]) -> CacheMaps:
-        """Zeros for all caches among ``sites``, for whoever wants to know what would be stored."""
+        """Identities for all caches among ``sites``, for whoever wants to know what would be stored."""
         parts: tuple[dict[int, HeadMap], dict[int, HeadMap]] = {}, {}
         for site in sites:
             if site.kind in ("k_cache", "v_cache"):
                 heads, width = site.shape
-                square = np.zeros((heads, width, width), np.float32)
-                parts[site.kind == "v_cache"][int(site.name.split(".")[1])] = HeadMap(
-                    square, square, square[:, 0], square[:, 0]
-                )
+                identity = np.tile(np.eye(width, dtype=np.float32), (heads, 1, 1))
+                zeros = np.zeros((heads, width), np.float32)
+                parts[site.kind == "v_cache"][int(site.name.split(".")[1])] = HeadMap(identity, identity, zeros, zeros)
         return cls(*parts)
 
     @classmethod

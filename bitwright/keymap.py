@@ -13,6 +13,9 @@ evenly over the elements, which share one step.
 For keys G is half the gradients' moment and half the queries', at equal traces: gradients know which tokens are
 attended to, and are noisy; queries say what an error does to the scores of all tokens alike. Together they are better
 than either (docs/decisions.md).
+
+Artifacts store the matrices in half precision. A factor between a map and its inverse changes nothing but the size of
+what the cache holds, so that it is a power of two that gives both the same largest element.
 """
 
 from __future__ import annotations
@@ -22,11 +25,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bitwright.errors import UnsupportedError
+
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 RIDGE = 1e-2
 """Part of the mean eigenvalue that is added to all: directions that calibration hardly saw stay within bounds."""
+
+HALF = np.finfo(np.float16)
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,48 @@ class HeadMap:
         sizes = np.repeat(np.stack([np.ones_like(ratio), ratio], axis=1), size // 2, axis=1)
         return self._times(block * sizes[:, None, :], (block / sizes[:, None, :]).transpose(0, 2, 1))
 
+    def halves(self, site: str) -> HeadMap:
+        """The map whose matrices are numbers of half precision, as artifacts store them; the shift stays single.
+
+        Each rounded element is off by at most 2^-11 of the largest in its row of the map or column of the inverse: of
+        what an element of a key or value is multiplied with there, or made of. Keys stay centred, because the shift is
+        that of the rounded map.
+
+        Args:
+            site: the cache, for messages.
+
+        Raises:
+            UnsupportedError: numbers are not finite, or some of these rows and columns do not fit the range of halves.
+        """
+        largest = np.stack([np.abs(part).max((1, 2)) for part in (self.forward, self.inverse)]).astype(np.float64)
+        if not (np.isfinite(largest).all() and largest.all() and np.isfinite(self.shift).all()):
+            raise _unfit(site, "its elements are not finite, or all zero")
+        exponent = np.rint(np.log2(largest[1] / largest[0]) / 2)
+        factor = np.exp2(exponent)[:, None, None]
+        forward, inverse = self.forward * factor, self.inverse / factor
+        for rows in (forward, inverse.transpose(0, 2, 1)):
+            sizes = np.abs(rows).max(2)
+            if sizes.min() < HALF.smallest_normal or sizes.max() > HALF.max:
+                raise _unfit(site, f"the largest elements of its rows are {sizes.min():.2g} to {sizes.max():.2g}")
+        rounded = forward.astype(np.float16).astype(np.float64)
+        shift = np.einsum("hd,hde,hef->hf", self.shift, self.inverse.astype(np.float64), rounded)
+        parts = (rounded, inverse.astype(np.float16), shift, self.spread * factor[:, :, 0] ** 2)
+        return HeadMap(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
+
     def _times(self, mix: Array, back: Array) -> HeadMap:
         shift = np.einsum("hd,hde->he", self.shift, mix)
         spread = np.einsum("hd,hde->he", self.spread, np.square(mix))
         parts = (self.forward @ mix, back @ self.inverse, shift, spread)
         return HeadMap(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
+
+
+def _unfit(site: str, found: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"the map of {site} does not fit half precision: {found}",
+        where=site,
+        limit=f"elements from {HALF.smallest_normal:.2g} to {HALF.max:.0f}, once a map and its inverse are alike",
+        remedy="store this cache without a map (k4row, v4row), or calibrate on another text",
+    )
 
 
 def key_map(statistics: HeadStatistics) -> HeadMap:

@@ -288,10 +288,13 @@ class CacheScheme:
         return heads * head_dim * 2 if self.keeps_first else 0
 
     def map_bytes(self, heads: int, head_dim: int) -> int:
-        """Bytes of what maps and unmaps the cache, beside the weights: two matrices per head, for keys a shift."""
+        """Bytes of what maps and unmaps the cache, beside the weights.
+
+        Two matrices of halves per head, for keys a shift of singles.
+        """
         if not self.mapped:
             return 0
-        return 4 * heads * head_dim * (2 * head_dim + (self.tensor == "k"))
+        return heads * head_dim * (2 * 2 * head_dim + 4 * (self.tensor == "k"))
 
     @property
     def keeps_first(self) -> bool:

@@ -182,7 +182,7 @@ def _head_map(at: Lowering) -> Any:
     matrices = at.call.args[1]
     heads = int(at.attribute("heads"))
     groups, size, _ = (int(extent) for extent in matrices.ty.shape.values)
-    spec = HeadMapSpec(heads, groups, size, len(at.call.args) > 2, at.rows, at.isa.lanes)
+    spec = HeadMapSpec(heads, groups, size, len(at.call.args) > 2, at.rows, at.isa)
     return at.emit(at.kernel(spec, lambda: build_head_map(spec)), at.call.args)
 
 

@@ -3,7 +3,8 @@
 In: ``attention(q, k, v, ...)`` annotated with a scheme of mapped keys. Out: ``attention(head_map(q, matrices),
 head_map(k, matrices, shift), v, ...)``: the same scores, up to a constant per query, from keys that are easy to
 quantize (``bitwright.keymap``). Mapped values: ``head_map(attention(q, k, head_map(v, matrices), ...), inverses)``: the
-weighted means of mapped values are the mapped means. Other attentions are left alone.
+weighted means of mapped values are the mapped means. Other attentions are left alone. Matrices are stored in half
+precision, shifts in single.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class MapKeys:
         def mapped(rewriter: Any, x: Any, heads: int, layer: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
             operands = [x]
             for name, array in arrays.items():
-                full = f"layer.{layer}.{name}"
-                parameters[full] = Parameter(full, array.shape, "float32", lambda a=array: np.ascontiguousarray(a))  # type: ignore[misc]  # a default binds it now
-                operands.append(rewriter.parameter(full, array.shape, "float32"))
+                full, dtype = f"layer.{layer}.{name}", "float16" if array.ndim == 3 else "float32"
+                stored = np.ascontiguousarray(array, dtype)
+                parameters[full] = Parameter(full, stored.shape, dtype, lambda a=stored: a)  # type: ignore[misc]  # a default binds it now
+                operands.append(rewriter.parameter(full, stored.shape, dtype))
             return rewriter.emit(relax_ops.call("head_map", operands, heads=heads))
 
         def visit(rewriter: Any, _variable: Any, value: Any) -> Any:
@@ -77,4 +79,4 @@ class MapKeys:
         found = self.maps.of(site)
         if found is None:
             raise InternalError(f"no map was calibrated for {site}", where=self.name)
-        return found.mixed(bool(scheme.low))
+        return found.mixed(bool(scheme.low)).halves(site)

@@ -97,7 +97,8 @@ class Costs:
                 limit=f"profiled: {', '.join(losses)}",
                 remedy="profile again with --schemes",
             )
-        return losses[scheme.name], scheme.bytes_per_token(*site.shape) * (self.context or 0)
+        stored = scheme.bytes_per_token(*site.shape) * (self.context or 0) + scheme.map_bytes(*site.shape)
+        return losses[scheme.name], stored
 
 
 def _order(decision: Decision) -> tuple[float, float, str]:

@@ -10,9 +10,13 @@ from bitwright import pipeline
 from bitwright.budgets.cache_report import cache_costs
 from bitwright.budgets.profiling import ProfileOptions, profile_model
 from bitwright.budgets.storage import weights_file_bytes
+from bitwright.cachemaps import mapped_cache
 from bitwright.options import Options
 from bitwright.plan import Plan
+from bitwright.plans.costs import Costs
 from bitwright.runs import Scheme
+from bitwright.runtime.artifact import files
+from bitwright.runtime.artifact.tensormap import map_tensors
 from bitwright.scheme import CacheScheme, LinearScheme
 from tests.canonical_model import Shape, decoder
 from tests.small_profile import scores, write_profile
@@ -37,13 +41,17 @@ def test_a_profile_of_caches_alone_scores_mapped_ones(tmp_path: Path) -> None:
     assert set(found["k4rowm"].losses) == {"layer.0.k_cache", "layer.1.k_cache"}
     assert (tmp_path / "cache_maps.safetensors").is_file()
     assert all(not profile.scores(site.name).weights for site in profile.header.sites if site.weight)
+    # Maps count beside what the context stores: two matrices of halves of one head of 32, for keys a shift of singles.
+    for site, scheme, maps in (("layer.1.k_cache", "k4rowm", 4 * 32 * 33), ("layer.0.v_cache", "v2rowm", 4 * 32 * 32)):
+        stored = [Costs(profile, context).of(site, CacheScheme.parse(scheme)).uses["bytes"] for context in (None, 10)]
+        assert stored == [maps, maps + 10 * CacheScheme.parse(scheme).bytes_per_token(1, 32)]
     # What was finished is not done again, and the maps are those that were kept.
     again = profile_model(model, tmp_path, options)
     assert again.digest == profile.digest
 
 
 def test_maps_are_counted_where_caches_are_mapped(tmp_path: Path) -> None:
-    """Of a plan that maps some caches, bytes are predicted exactly."""
+    """Of a plan that maps some caches, bytes are predicted exactly, and are those of the formula."""
     model = decoder(Shape(context=96))
     options = ProfileOptions(schemes=("u4g32", "k4rowm", "v4rowm"), quantizer="rtn", tokens=96)
     header = profile_model(model, tmp_path / "profile", options).header
@@ -59,3 +67,21 @@ def test_maps_are_counted_where_caches_are_mapped(tmp_path: Path) -> None:
     plan = Plan(schemes, model.digest, header.target)
     artifact = pipeline.compile_model(model, tmp_path / "artifact", Options(plan=plan, context=64))
     assert artifact.manifest.run_bytes == found
+    # Of one head of 32: two matrices of halves, for keys a shift of singles.
+    stored = {
+        name: tensor.nbytes
+        for name, tensor in map_tensors(artifact.folder / files.WEIGHTS).items()
+        if mapped_cache(name)
+    }
+    matrix = 2 * 32 * 32
+    assert stored == {
+        "layer.0.value_map": matrix,
+        "layer.0.value_map_back": matrix,
+        "layer.1.query_map": matrix,
+        "layer.1.key_map": matrix,
+        "layer.1.key_shift": 4 * 32,
+    }
+    assert sum(stored.values()) == maps
+    step = artifact.manifest.interface.step
+    assert step is not None
+    assert sum(weights for kernel, weights, _ in step.tasks if kernel.startswith("head_map")) == maps

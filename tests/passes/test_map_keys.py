@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitwright.cachemaps import CacheMaps
-from bitwright.errors import InternalError
+from bitwright.errors import InternalError, UnsupportedError
 from bitwright.keymap import HeadMap
 from bitwright.passes.annotate import Annotate
 from bitwright.passes.map_keys import MapKeys
@@ -45,10 +45,12 @@ def test_queries_and_keys_of_the_mapped_layer_are_multiplied(prepare: Any) -> No
         ["layer.1.query_map"],
         ["layer.1.key_map", "layer.1.key_shift"],
     ]
-    np.testing.assert_array_equal(
-        program.parameters["layer.1.query_map"].load(), maps.mixed(False).inverse.transpose(0, 2, 1)
-    )
-    np.testing.assert_array_equal(program.parameters["layer.1.key_shift"].load(), maps.mixed(False).shift)
+    stored = maps.mixed(False).halves("layer.1.k_cache")
+    expected = {"query_map": stored.inverse.transpose(0, 2, 1), "key_map": stored.forward, "key_shift": stored.shift}
+    for name, array in expected.items():
+        parameter = program.parameters[f"layer.1.{name}"]
+        assert parameter.dtype == ("float32" if name == "key_shift" else "float16") == parameter.load().dtype
+        np.testing.assert_array_equal(parameter.load(), array)
     assert [str(call.attrs["k_scheme"]) for call in named(program, "attention")] == ["k16", "k4rowm"]
     assert program.events["map_keys"] == {"layers": 1}
 
@@ -62,8 +64,10 @@ def test_values_are_mapped_and_sums_mapped_back(prepare: Any) -> None:
         (3, "layer.1.value_map_back"),
     ]
     there, back = (program.parameters[call.args[1].name].load() for call in calls)
-    np.testing.assert_array_equal(there, maps.mixed(False).forward)
-    np.testing.assert_array_equal(back, maps.mixed(False).inverse)
+    stored = maps.mixed(False).halves("layer.1.v_cache")
+    for found, expected in ((there, stored.forward), (back, stored.inverse)):
+        assert found.dtype == np.float16
+        np.testing.assert_array_equal(found, expected)
     assert [str(call.attrs["v_scheme"]) for call in named(program, "attention")] == ["v16", "v4rowm"]
 
 
@@ -77,3 +81,10 @@ def test_other_keys_are_left_alone(prepare: Any) -> None:
 def test_a_layer_without_a_map_is_an_error(prepare: Any) -> None:
     with pytest.raises(InternalError, match=r"no map was calibrated for layer.1.k_cache"):
         MapKeys(CacheMaps({0: a_map()}))(annotated(prepare(layers=2), "k4rowm"))
+
+
+def test_a_map_that_does_not_fit_halves_is_refused_with_its_cache(prepare: Any) -> None:
+    maps = a_map()
+    maps.forward[0, 3] = 1e-20
+    with pytest.raises(UnsupportedError, match=r"the map of layer.1.v_cache does not fit half precision"):
+        MapKeys(CacheMaps(values={1: maps}))(annotated(prepare(layers=2), "k16", "v4rowm"))

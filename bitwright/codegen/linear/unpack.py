@@ -63,12 +63,11 @@ def widen_half(value: Any, isa: Isa, lanes: int) -> Any:
     """f16 x lanes -> f32 x lanes, exact for finite values; by integer operations where there is no instruction."""
     if isa.half:
         return T.cast(value, vector("float32", lanes))
-    word = vector("uint32", lanes)
-    bits = T.cast(T.reinterpret(value, dtype=vector("uint16", lanes)), word)
-    magnitude = (bits & splat(T.uint32(0x7FFF), lanes)) << splat(T.uint32(13), lanes)
-    sign = (bits & splat(T.uint32(0x8000), lanes)) << splat(T.uint32(16), lanes)
+    # The sign in its place, copies of it cleared, the exponent's five bits as the lowest of eight, the mantissa behind.
+    bits = T.cast(T.reinterpret(value, dtype=vector("uint16", lanes)), vector("uint32", lanes))
+    spread = T.reinterpret(bits << splat(T.uint32(16), lanes), dtype=vector("int32", lanes)) >> splat(T.int32(3), lanes)
+    single = T.reinterpret(spread & splat(T.int32(-0x70002000), lanes), dtype=vector("float32", lanes))
     # The exponent is biased by 15 instead of 127; the multiplication also normalises subnormal halves.
-    single = T.reinterpret(magnitude | sign, dtype=vector("float32", lanes))
     return single * splat(T.float32(2.0**112), lanes)
 
 

@@ -83,10 +83,22 @@ def command(
         bool,
         typer.Option("--equalise", help="First move factors between layers, so that channels share scales better."),
     ] = False,
+    reconstruct: Annotated[
+        int,
+        typer.Option(
+            metavar="STEPS", help="Then train each block on the float block's outputs, on --calibration FILE."
+        ),
+    ] = 0,
     distill: Annotated[
         int,
         typer.Option(metavar="STEPS", help="Then train codes and scales for so many steps on --calibration FILE."),
     ] = 0,
+    stage_minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--stage-minutes", metavar="M", help="Most minutes for --reconstruct, and for --distill. Default: no limit."
+        ),
+    ] = None,
     target: TargetOption = "native",
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
@@ -123,7 +135,9 @@ def command(
         weigh_tokens=weigh_tokens,
         rotate=rotate,
         equalise=equalise,
+        reconstruct=reconstruct,
         distill=distill,
+        stage_minutes=stage_minutes,
         target=target,
         context=context,
         chunk=chunk,

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from bitwright import load, pipeline
-from bitwright.compiling import distillation
+from bitwright.compiling import trainable
 from bitwright.compiling.distillation import Distilled, distilled
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
@@ -193,7 +193,7 @@ def test_negative_steps_are_refused() -> None:
 def test_too_little_memory_is_said_before_anything_is_computed(
     model: ImportedModel, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "BYTES_PER_WEIGHT", 1 << 50)
+    monkeypatch.setattr(trainable, "BYTES_PER_WEIGHT", 1 << 50)
     with pytest.raises(UsageError, match="memory"):
         run(model, make_options(distill=10, calibration=text))
 

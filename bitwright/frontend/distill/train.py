@@ -113,7 +113,8 @@ def train(
         running = value if math.isnan(running) else 0.95 * running + 0.05 * value
         if progress is not None:
             progress(done + 1, running)
-        if checkpoint is not None and ((done + 1) % KEEP_EVERY == 0 or done + 1 == steps):
+        ends = done + 1 == steps or allowance.over
+        if checkpoint is not None and (ends or (done + 1) % KEEP_EVERY == 0):
             keep(checkpoint, student, optimizer, (before, running, done + 1, allowance.spent))
     return Trained(before, divergence(student, teacher, held_out))
 

@@ -37,10 +37,10 @@ Floats = npt.NDArray[np.float32]
 Rows = Mapping[str, tuple[QuantizedRows, ...]]
 """Name of a weight in the IR to the runs of its rows."""
 
-CODE_REACH = 0.5
-"""Steps of the grid that a latent number moves at most: to a neighbour of the code it stands at."""
+CODE_REACH = 0.2
+"""Steps of the grid that a latent number moves at most. With SignRound's 0.5, blocks of gptq's codes became worse."""
 
-SCALE_REACH = 0.05
+SCALE_REACH = 0.02
 """Share of itself that a scale moves at most."""
 
 TINY = 1e-30

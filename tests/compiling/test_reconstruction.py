@@ -12,6 +12,7 @@ import pytest
 
 from bitwright import load, pipeline
 from bitwright.compiling import trainable
+from bitwright.compiling.quantization import quantization
 from bitwright.compiling.reconstruction import Rebuilt, rebuilt
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
@@ -142,11 +143,11 @@ def test_no_block_is_worse_than_it_began(
     assert all(after == before for before, after in errors(told))
     for name, matrices in result.matrices.items():
         weights = np.asarray(program.parameters[name].load(), np.float32)
-        nearest = SiteQuantizers()(program.parameters[name])(weights, matrices_scheme(plan, program, name), 0)
+        nearest = SiteQuantizers()(program.parameters[name])(weights, weight_scheme(plan, program, name), 0)
         np.testing.assert_array_equal(matrices[0].codes, nearest.codes)
 
 
-def matrices_scheme(plan: Plan, program: Program, weight: str) -> Any:
+def weight_scheme(plan: Plan, program: Program, weight: str) -> Any:
     name = next(site.name for site in program.sites if site.weight == weight)
     scheme: Any = plan.schemes[name]
     return scheme.weight
@@ -176,17 +177,20 @@ def test_the_artifact_computes_what_was_trained(model: ImportedModel, text: Path
 
 
 def test_distillation_begins_with_what_was_reconstructed(
-    model: ImportedModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ImportedModel, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bitwright.frontend.distill.train.CODE_RATE", 0.0)
     monkeypatch.setattr("bitwright.frontend.distill.train.SCALE_RATE", 0.0)
     both = make_options(scheme="u2g32a8", reconstruct=STEPS, distill=2, calibration=text)
-    alone = make_options(scheme="u2g32a8", reconstruct=STEPS, calibration=text)
-    first = pipeline.compile_model(model, tmp_path / "both", both)
-    second = pipeline.compile_model(model, tmp_path / "alone", alone)
-    ids = np.arange(30)
-    np.testing.assert_array_equal(load(first.folder).logits(ids), load(second.folder).logits(ids))
-    assert {"reconstruction", "distillation"} <= set(first.manifest.digests)
+    program, plan, result = run(model, both)
+    coding = quantization(model, program, plan, both, None, lambda _: None)
+    for name, runs in result.matrices.items():
+        weights = np.asarray(program.parameters[name].load(), np.float32)
+        made = coding.quantizer_of(program.parameters[name])(weights, weight_scheme(plan, program, name), 0)
+        np.testing.assert_array_equal(made.codes, runs[0].codes)
+        np.testing.assert_array_equal(made.scales, runs[0].scales)
+    assert coding.digests["reconstruction"] == result.digest and "distillation" in coding.digests
+    assert "2 of 2 blocks reconstructed" in coding.description and "Then trained for 2 steps" in coding.description
     assert "steps of reconstruction per block and 2 steps of distillation" in both.describe()
 
 
@@ -271,7 +275,7 @@ def test_matrices_of_several_blocks_are_trained_in_the_first(
     program, plan, result = run(model, make_options(scheme="u2g32a8", reconstruct=STEPS, calibration=text))
     interpreter = Interpreter(model.graph)
     for name, runs in result.matrices.items():
-        matrix = runs[0].dequantize(matrices_scheme(plan, program, name))
+        matrix = runs[0].dequantize(weight_scheme(plan, program, name))
         transposed = name.endswith(".T")
         interpreter.weights[name.removesuffix(".T")] = torch.from_numpy(matrix.T if transposed else matrix)
     (stream,) = streams

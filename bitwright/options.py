@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,10 @@ class Options:
         equalise: move factors between neighbouring layers first, so that channels share scales better.
         reorder: put hidden units in order of what they cost, behind equalisation; needs ``weigh_tokens``.
         codes: folder ``codes`` of a profile, made of the same model by the same quantizer, transformed as here.
-        distill: training steps of codes and scales after quantization; needs ``calibration``.
+        reconstruct: training steps of every block's codes and scales after quantization; needs ``calibration``.
+        distill: training steps of all codes and scales behind that; needs ``calibration``.
+        stage_minutes: that reconstruction, and distillation, may take each; None: as long as their steps take. What a
+            training that ends by time has reached depends on the machine's speed.
         target: a name that ``Target.parse`` knows.
         context: tokens the caches hold; None: the model's, at most DEFAULT_CONTEXT.
         chunk: most tokens in one call of prefill and score.
@@ -65,7 +69,9 @@ class Options:
     equalise: bool = False
     reorder: bool = False
     codes: Path | None = None
+    reconstruct: int = 0
     distill: int = 0
+    stage_minutes: float | None = None
     target: str = "native"
     context: int | None = None
     chunk: int = DEFAULT_CHUNK
@@ -80,15 +86,8 @@ class Options:
             raise UsageError(f"a prefill chunk of {self.chunk} tokens", limit=f"1 to {LARGEST_CHUNK}")
         if self.quantizer not in QUANTIZERS:
             raise UsageError(f"'{self.quantizer}' is not a quantizer", limit=", ".join(QUANTIZERS), remedy="use auto")
-        if self.distill < 0:
-            raise UsageError(f"{self.distill} steps of distillation", limit="0 or more", remedy="try --distill 300")
-        if self.distill and self.calibration is None:
-            raise UsageError(
-                "distillation needs a text to train on",
-                where="--distill",
-                remedy="name one with --calibration: some hundred thousand tokens of what the model will read",
-            )
-        calibrates = self.quantizer != "rtn" or self.distill or self.maps_caches
+        self._check_training()
+        calibrates = self.quantizer != "rtn" or self.reconstruct or self.distill or self.maps_caches
         if not calibrates and (self.calibration or self.calibration_cache):
             raise UsageError(
                 "round-to-nearest does not calibrate",
@@ -110,6 +109,35 @@ class Options:
         if self.cache_bits not in (None, 16, 32):
             raise UsageError(f"a cache of {self.cache_bits} bits", limit="16 or 32", remedy="leave --kv-bits out")
 
+    def _check_training(self) -> None:
+        stages = {"reconstruction": ("--reconstruct", self.reconstruct), "distillation": ("--distill", self.distill)}
+        for stage, (option, steps) in stages.items():
+            if steps < 0:
+                raise UsageError(f"{steps} steps of {stage}", limit="0 or more", remedy=f"try {option} 100")
+            if steps and self.calibration is None:
+                raise UsageError(
+                    f"{stage} needs a text to train on",
+                    where=option,
+                    remedy="name one with --calibration: some hundred thousand tokens of what the model will read",
+                )
+        if self.stage_minutes is None:
+            return
+        if not 0 < self.stage_minutes < math.inf:
+            raise UsageError(
+                f"{self.stage_minutes:g} minutes for a stage", where="--stage-minutes", limit="more than 0"
+            )
+        if not (self.reconstruct or self.distill):
+            raise UsageError(
+                "minutes are given, but no stage that takes them",
+                where="--stage-minutes",
+                remedy="add --reconstruct 100 or --distill 100, or leave it out",
+            )
+
+    @property
+    def stage_seconds(self) -> float | None:
+        """``stage_minutes`` in seconds."""
+        return None if self.stage_minutes is None else 60 * self.stage_minutes
+
     @property
     def maps_caches(self) -> bool:
         """Some caches are stored mapped, which asks for calibration."""
@@ -123,14 +151,16 @@ class Options:
             given = ["chosen one by one"]
         caches = f", caches {' '.join(given)}" if given else ""
         schemes = f"linear layers {self.scheme}, table {self.table or self.scheme}{caches}"
+        rebuilt = f", {self.reconstruct} steps of reconstruction per block" if self.reconstruct else ""
         distilled = f" and {self.distill} steps of distillation" if self.distill else ""
+        limit = f", at most {self.stage_minutes:g} minutes a stage" if self.stage_minutes is not None else ""
         schemes = "by plan" if self.plan else schemes
         weighed = ", tokens weighed" if self.weigh_tokens else ""
         rotated = f", rotated {' '.join(self.rotate)}" if self.rotate else ""
         equal = f"{', equalised' if self.equalise else ''}{', reordered' if self.reorder else ''}"
         quantizer = f"{self.quantizer}{weighed}{equal}{rotated}"
         return (
-            f"{schemes}, quantizer {quantizer}{distilled}, target {self.target}, "
+            f"{schemes}, quantizer {quantizer}{rebuilt}{distilled}{limit}, target {self.target}, "
             f"context {self.context or 'default'}, chunk {self.chunk}"
         )
 
@@ -180,7 +210,9 @@ def make_options(
     rotate: str | None = None,
     equalise: bool = False,
     reorder: bool = False,
+    reconstruct: int = 0,
     distill: int = 0,
+    stage_minutes: float | None = None,
     target: str = "native",
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
@@ -224,7 +256,9 @@ def make_options(
         rotate=() if rotate is None else parse_parts(rotate),
         equalise=equalise,
         reorder=reorder,
+        reconstruct=reconstruct,
         distill=distill,
+        stage_minutes=stage_minutes,
         target=target,
         context=context,
         chunk=chunk,

@@ -89,10 +89,22 @@ def command(
             "--reorder", help="Put hidden units in order of importance: runs of rows differ more. For budgets."
         ),
     ] = False,
+    reconstruct: Annotated[
+        int,
+        typer.Option(
+            metavar="STEPS", help="Then train each block on the float block's outputs, on --calibration FILE."
+        ),
+    ] = 0,
     distill: Annotated[
         int,
         typer.Option(metavar="STEPS", help="Then train codes and scales for so many steps on --calibration FILE."),
     ] = 0,
+    stage_minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--stage-minutes", metavar="M", help="Most minutes for --reconstruct, and for --distill. Default: no limit."
+        ),
+    ] = None,
     target: TargetOption = "native",
     context: Annotated[
         int | None, typer.Option("--context", help="Tokens the cache holds. Default: the model's, at most 2048.")
@@ -130,7 +142,9 @@ def command(
         rotate=rotate,
         equalise=equalise,
         reorder=reorder,
+        reconstruct=reconstruct,
         distill=distill,
+        stage_minutes=stage_minutes,
         target=target,
         context=context,
         chunk=chunk,

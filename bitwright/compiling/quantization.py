@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitwright.compiling.distillation import distilled
+from bitwright.compiling.reconstruction import rebuilt
 from bitwright.errors import UsageError
 from bitwright.rotated_parts import Part
 from bitwright.sensitivity import Profile
@@ -30,7 +31,7 @@ class Quantization:
     Attributes:
         quantizer_of: by parameter.
         digests: of what it depends on, for the manifest.
-        description: one sentence for the report.
+        description: a sentence for each stage, for the report.
     """
 
     quantizer_of: Callable[[Parameter], Quantizer]
@@ -41,7 +42,7 @@ class Quantization:
 def quantization(
     model: ImportedModel, program: Program, plan: Plan, options: Options, moments: Moments | None, tell: Tell
 ) -> Quantization:
-    """What ``options`` ask for; distillation happens here and now, everything else when weights are written.
+    """What ``options`` ask for; training happens here and now, everything else when weights are written.
 
     Args:
         moments: what the quantizer calibrated on; they must stay readable until the weights are written.
@@ -58,16 +59,29 @@ def quantization(
         rows = {site.weight: (site.name, site.shape[0]) for site in program.sites if site.weight}
         quantizer_of = KeptQuantizers(KeptCodes(options.codes), rows, quantizer_of)
     digests = {} if moments is None else {"calibration": moments.digest}
-    description = f"Quantized by {options.quantizer}."
+    sentences = [f"Quantized by {options.quantizer}."]
+    if options.reconstruct:
+        blocks = rebuilt(model, program, plan, options, quantizer_of, tell)
+        quantizer_of = ReadyMatrices(blocks.matrices, quantizer_of)
+        digests["reconstruction"] = blocks.digest
+        sentences.append(
+            f"{blocks.trained} of {blocks.blocks} blocks reconstructed in {options.reconstruct} steps each"
+            f"{_limit(options)}: mean error of a block on held-out text {blocks.before:.4f} before, "
+            f"{blocks.after:.4f} after."
+        )
     if options.distill:
         trained = distilled(model, program, plan, options, quantizer_of, tell)
         quantizer_of = ReadyMatrices(trained.matrices, quantizer_of)
         digests["distillation"] = trained.digest
-        description = (
-            f"Quantized by {options.quantizer}, then trained for {options.distill} steps: divergence of held-out text "
+        sentences.append(
+            f"Then trained for {options.distill} steps{_limit(options)}: divergence of held-out text "
             f"{trained.before:.4f} before, {trained.after:.4f} after."
         )
-    return Quantization(quantizer_of, digests, description)
+    return Quantization(quantizer_of, digests, " ".join(sentences))
+
+
+def _limit(options: Options) -> str:
+    return "" if options.stage_minutes is None else f" or {options.stage_minutes:g} minutes in all"
 
 
 def check_kept(codes: Path, digests: Mapping[str, str], rotate: tuple[Part, ...]) -> None:

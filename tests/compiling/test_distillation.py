@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from bitwright import load, pipeline
-from bitwright.compiling import distillation
+from bitwright.compiling import trainable
 from bitwright.compiling.distillation import Distilled, distilled
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
@@ -161,6 +161,19 @@ def test_an_interrupted_training_goes_on(
     assert not any("step" in line for line in told)
 
 
+def test_a_training_that_ends_by_time_keeps_what_it_has_and_is_over(
+    model: ImportedModel, text: Path, tmp_path: Path
+) -> None:
+    options = make_options(
+        scheme="u2g32a8", distill=10**6, stage_minutes=0.05, calibration=text, calibration_cache=tmp_path / "kept"
+    )
+    program, plan, result = run(model, options)
+    assert result.after < result.before
+    told: list[str] = []
+    again = distilled(model, program, plan, options, SiteQuantizers(), told.append)
+    assert again.after == result.after and not any("step" in line for line in told)
+
+
 def test_a_damaged_state_is_named(model: ImportedModel, text: Path, tmp_path: Path) -> None:
     options = make_options(
         scheme="u2g32a8", quantizer="auto", distill=2, calibration=text, calibration_cache=tmp_path / "kept"
@@ -193,7 +206,7 @@ def test_negative_steps_are_refused() -> None:
 def test_too_little_memory_is_said_before_anything_is_computed(
     model: ImportedModel, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "BYTES_PER_WEIGHT", 1 << 50)
+    monkeypatch.setattr(trainable, "BYTES_PER_WEIGHT", 1 << 50)
     with pytest.raises(UsageError, match="memory"):
         run(model, make_options(distill=10, calibration=text))
 

@@ -162,6 +162,20 @@ def test_run_computes_only_what_is_asked(tied: Interpreter) -> None:
     assert set(result) == {"layer0.out", "table"}
 
 
+def test_values_that_are_given_are_not_computed_and_nothing_before_them_is(tied: Interpreter) -> None:
+    values = tied.run(feeds(tied), ["layer0.out", "logits"])
+    seen: list[str] = []
+    names = ["layer0.attended", "layer0.out", "layer1.out"]
+    with tied.observe(names, lambda name, _: seen.append(name)):
+        result = tied.run(feeds(tied), ["logits", "layer0.out"], {"layer0.out": values["layer0.out"]})
+    assert seen == ["layer0.out", "layer1.out"]
+    torch.testing.assert_close(result, {name: values[name] for name in ("logits", "layer0.out")}, rtol=0, atol=0)
+    changed = tied.run(feeds(tied), ["logits"], {"layer0.out": values["layer0.out"] + 1})
+    assert not torch.equal(changed["logits"], values["logits"])
+    with pytest.raises(UsageError, match="no value 'nothing'"):
+        tied.run(feeds(tied), ["logits"], {"nothing": values["logits"]})
+
+
 def test_weight_gradients_equal_differences() -> None:
     interpreter = Interpreter(canonical.llama(zoo.build("llama_tied")), dtype=torch.float64)
     weight = "model.layers.0.self_attn.k_proj"

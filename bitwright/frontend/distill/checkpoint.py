@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from bitwright.frontend.distill.student import Student
 
-Numbers = tuple[float, float, int]
-"""Divergence before training, its running mean, and steps done."""
+Numbers = tuple[float, float, int, float]
+"""Divergence before training, its running mean, steps done, and seconds that they took."""
 
 
 def keep(path: Path, student: Student, optimizer: torch.optim.Adam, numbers: Numbers) -> None:
@@ -47,8 +47,8 @@ def restore(path: Path, student: Student, optimizer: torch.optim.Adam) -> Number
         with torch.no_grad():
             for leaf, kept in zip(student.leaves(), state["leaves"], strict=True):
                 leaf.copy_(kept)
-        before, running, done = state["numbers"]
-        return float(before), float(running), int(done)
+        before, running, done, seconds = state["numbers"]
+        return float(before), float(running), int(done), float(seconds)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
         raise InputError(
             "the state of an interrupted distillation cannot be read",

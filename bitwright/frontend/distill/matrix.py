@@ -45,6 +45,12 @@ class QuantizedRows:
         """Mean distance of neighbours on the grid."""
         return 1.0 if self.numbers is None else float(self.numbers[-1] - self.numbers[0]) / (len(self.numbers) - 1)
 
+    @property
+    def weights(self) -> Floats:
+        """What the rows stand for, float32 [rows, inputs]."""
+        cut = self.values.reshape(*self.scales.shape, -1)
+        return (cut * self.scales[:, :, None]).reshape(self.values.shape)
+
 
 class TrainableRows:
     """Rows with latent numbers and scales as leaves of autograd.
@@ -98,6 +104,15 @@ class TrainableRows:
         return [
             {"params": [self.latent], "lr": 0.0, "rate": codes * self._rows.step},
             {"params": [self.scales], "lr": 0.0, "rate": scales * size},
+        ]
+
+    def reaches(self, codes: float, scales: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The leaves, each with a distance: so many steps of the grid, and such a share of each scale as it is now."""
+        import torch
+
+        return [
+            (self.latent, torch.tensor(codes * self._rows.step)),
+            (self.scales, scales * self.scales.detach().abs()),
         ]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,25 +39,24 @@ class Student:
         """What the interpreter reads under each initializer's name, differentiable."""
         import torch
 
-        result = {}
-        for name, runs in self.matrices.items():
-            matrix = torch.cat([run.weights() for run in runs]) if len(runs) > 1 else runs[0].weights()
-            transposed = name.endswith(".T") and name not in self._interpreter.weights
-            result[name[:-2] if transposed else name] = matrix.T if transposed else matrix
-        return result
+        matrices = {
+            name: torch.cat([run.weights() for run in runs]) if len(runs) > 1 else runs[0].weights()
+            for name, runs in self.matrices.items()
+        }
+        return initializers(self._interpreter, matrices)
 
     def log_probabilities(self, window: npt.NDArray[np.int64], weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Of the next token at each position of ``window`` int64 [n], float32 [n, vocab]."""
-        original = self._interpreter.weights
-        self._interpreter.weights = ChainMap(dict(weights), original)
-        try:
+        with replaced(self._interpreter, weights):
             return log_probabilities(self._interpreter, window)
-        finally:
-            self._interpreter.weights = original
 
     def groups(self, codes: float, scales: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer; see :meth:`TrainableRows.groups`."""
         return [group for runs in self.matrices.values() for run in runs for group in run.groups(codes, scales)]
+
+    def reaches(self, codes: float, scales: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Leaves and how far they may move; see :meth:`TrainableRows.reaches`."""
+        return [pair for runs in self.matrices.values() for run in runs for pair in run.reaches(codes, scales)]
 
     def leaves(self) -> list[torch.Tensor]:
         """What is trained, in an order that the matrices' decides."""
@@ -65,6 +65,26 @@ class Student:
     def quantized(self) -> dict[str, tuple[QuantizedRows, ...]]:
         """The runs of each matrix as they are now."""
         return {name: tuple(run.quantized() for run in runs) for name, runs in self.matrices.items()}
+
+
+def initializers(interpreter: Interpreter, matrices: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Matrices [outputs, inputs] by their names in the IR, as the graph has them and by its names."""
+    result = {}
+    for name, matrix in matrices.items():
+        transposed = name.endswith(".T") and name not in interpreter.weights
+        result[name[:-2] if transposed else name] = matrix.T if transposed else matrix
+    return result
+
+
+@contextmanager
+def replaced(interpreter: Interpreter, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Inside the block the interpreter reads ``weights`` in the place of its own of the same names."""
+    original = interpreter.weights
+    interpreter.weights = ChainMap(dict(weights), original)
+    try:
+        yield
+    finally:
+        interpreter.weights = original
 
 
 def log_probabilities(interpreter: Interpreter, window: npt.NDArray[np.int64]) -> torch.Tensor:

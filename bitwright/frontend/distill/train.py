@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bitwright.errors import NumericalError
+from bitwright.frontend.allowance import Allowance
 from bitwright.frontend.distill.checkpoint import keep, restore
 from bitwright.frontend.distill.student import Student, log_probabilities
 
@@ -43,7 +44,7 @@ SEED = 0
 
 def recipe() -> str:
     """All that training depends on besides its arguments."""
-    return f"1 {CODE_RATE} {SCALE_RATE} {WARM_UP} {BETAS} {SEED} {has_bf16_products()}"
+    return f"2 {CODE_RATE} {SCALE_RATE} {WARM_UP} {BETAS} {SEED} {has_bf16_products()}"
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ def train(
     held_out: Ids,
     steps: int,
     *,
+    seconds: float | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Take ``steps`` training steps over ``windows`` int64 [windows, tokens], in an order that a fixed seed draws.
 
     Args:
+        seconds: time after which no step begins, interrupted trainings included; rates have fallen to nothing then.
         checkpoint: file that keeps the state of an interrupted training, which then goes on where it was kept; it stays
             when training is over. Whoever names it answers for everything that training depends on.
 
@@ -81,15 +84,18 @@ def train(
     import torch
 
     optimizer = torch.optim.Adam(student.groups(CODE_RATE, SCALE_RATE), betas=BETAS)
-    before, running, first = math.nan, math.nan, 0
+    before, running, first, spent = math.nan, math.nan, 0, 0.0
     if checkpoint is not None and checkpoint.exists():
-        before, running, first = restore(checkpoint, student, optimizer)
-    else:
+        before, running, first, spent = restore(checkpoint, student, optimizer)
+    allowance = Allowance(seconds, spent)
+    if math.isnan(before):
         before = divergence(student, teacher, held_out)
-    for done, number in islice(enumerate(_order(len(windows), steps)), first, None):
+    for done, number in islice(enumerate(order(len(windows), steps)), first, None):
+        if allowance.over:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * _schedule(done, steps)
-        with _half_products():
+            group["lr"] = group["rate"] * _schedule(done, allowance.progress(done, steps))
+        with half_products():
             with torch.no_grad():
                 wanted = log_probabilities(teacher, windows[number])
             found = student.log_probabilities(windows[number], student.weights())
@@ -107,8 +113,9 @@ def train(
         running = value if math.isnan(running) else 0.95 * running + 0.05 * value
         if progress is not None:
             progress(done + 1, running)
-        if checkpoint is not None and ((done + 1) % KEEP_EVERY == 0 or done + 1 == steps):
-            keep(checkpoint, student, optimizer, (before, running, done + 1))
+        ends = done + 1 == steps or allowance.over
+        if checkpoint is not None and (ends or (done + 1) % KEEP_EVERY == 0):
+            keep(checkpoint, student, optimizer, (before, running, done + 1, allowance.spent))
     return Trained(before, divergence(student, teacher, held_out))
 
 
@@ -129,19 +136,19 @@ def _mean_divergence(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     return (wanted.exp() * (wanted - found)).sum(-1).mean()
 
 
-def _order(windows: int, steps: int) -> Iterator[int]:
+def order(windows: int, steps: int) -> Iterator[int]:
     """Every window once, in a drawn order, then again in another."""
     random = np.random.default_rng(SEED)
     for first in range(0, steps, windows):
         yield from (int(i) for i in random.permutation(windows)[: steps - first])
 
 
-def _schedule(done: int, steps: int) -> float:
-    return min(1.0, (done + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done / steps))
+def _schedule(done: int, progress: float) -> float:
+    return min(1.0, (done + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @contextmanager
-def _half_products() -> Iterator[None]:
+def half_products() -> Iterator[None]:
     """bfloat16 matrix products where the CPU has them: twice as fast, and training does not need more."""
     import torch
 

@@ -106,11 +106,16 @@ def require_producers(steps: Iterable[Step], available: Collection[str], outputs
             raise InputError(f"nothing computes graph output '{name}'", remedy="export the model again")
 
 
-def pruned(steps: Iterable[Step], wanted: frozenset[str], kept: frozenset[str]) -> tuple[Step, ...]:
-    """The steps that ``wanted`` depends on, each with the values that die after it; ``kept`` (weights) never die."""
+def pruned(
+    steps: Iterable[Step], wanted: frozenset[str], kept: frozenset[str], given: frozenset[str] = frozenset()
+) -> tuple[Step, ...]:
+    """The steps that ``wanted`` depends on, each with the values that die after it; ``kept`` (weights) never die.
+
+    What only values that are ``given`` depend on is left out.
+    """
     needed, result = set(wanted), []
     for step in reversed(list(steps)):
-        if needed.isdisjoint(name for name in step.outputs if name):
+        if needed.isdisjoint(name for name in step.outputs if name and name not in given):
             continue
         read = {name for name in step.inputs if name}
         written = {name for name in step.outputs if name}

@@ -79,9 +79,14 @@ class GraphRunner:
         require_producers(self._steps, {*self.weights, *self.inputs}, self.outputs)
         self._values = {name for step in self._steps for name in step.outputs if name} | set(self.inputs)
         self._observations: list[Observation] = []
-        self._plans: dict[frozenset[str], tuple[Step, ...]] = {}
+        self._plans: dict[tuple[frozenset[str], frozenset[str]], tuple[Step, ...]] = {}
 
-    def run(self, inputs: Mapping[str, torch.Tensor], outputs: Collection[str] | None = None) -> Tensors:
+    def run(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        outputs: Collection[str] | None = None,
+        given: Mapping[str, torch.Tensor] | None = None,
+    ) -> Tensors:
         """Compute ``outputs``, any values of the graph (default: its own outputs), and only what they depend on.
 
         Intermediate values are released after their last reader, unless autograd keeps them. Gradients flow if grad
@@ -89,20 +94,23 @@ class GraphRunner:
 
         Args:
             inputs: a tensor for every graph input.
+            given: values of the graph that are known already: they, and what only they depend on, are not computed.
         """
         self._check_inputs(inputs)
         wanted = self.outputs if outputs is None else tuple(outputs)
         self._check_names(wanted, self._values | set(self.weights))
+        known_already = given or {}
+        self._check_names(known_already, self._values)
         values: Tensors = {}
-        for name, tensor in inputs.items():
+        for name, tensor in (*inputs.items(), *known_already.items()):
             tensor = tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
             values[name] = self._observed(name, tensor)
         known = ChainMap(values, self.weights)
         with self._stored.reread():
-            for step in self._plan(frozenset(wanted)):
+            for step in self._plan(frozenset(wanted), frozenset(known_already)):
                 results = _execute(step, known)
                 for output, result in zip(step.outputs, results, strict=False):
-                    if output:
+                    if output and output not in known_already:
                         values[output] = self._observed(output, result)
                 del results
                 for name in step.dying:
@@ -144,10 +152,10 @@ class GraphRunner:
                     remedy=f"close names: {', '.join(near)}" if near else "look the name up in the graph",
                 )
 
-    def _plan(self, wanted: frozenset[str]) -> tuple[Step, ...]:
-        if wanted not in self._plans:
-            self._plans[wanted] = pruned(self._steps, wanted, frozenset(self.weights))
-        return self._plans[wanted]
+    def _plan(self, wanted: frozenset[str], given: frozenset[str]) -> tuple[Step, ...]:
+        if (wanted, given) not in self._plans:
+            self._plans[wanted, given] = pruned(self._steps, wanted, frozenset(self.weights), given)
+        return self._plans[wanted, given]
 
     def _observed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         for observation in self._observations:

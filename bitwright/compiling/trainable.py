@@ -1,0 +1,120 @@
+"""What the training of codes needs on either side: which matrices are codes, and codes as numbers and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitwright.errors import UsageError
+from bitwright.runs import runs_of
+
+if TYPE_CHECKING:
+    from bitwright.frontend.distill.matrix import QuantizedRows
+    from bitwright.moments import Ids
+    from bitwright.passes.quantizers.grid import Grid
+    from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
+    from bitwright.plan import Plan
+    from bitwright.program import Program
+    from bitwright.runs import WeightsScheme
+    from bitwright.scheme import WeightScheme
+
+HELD_OUT = 8
+"""Windows at the end of the text that are not trained on: they decide whether training was worth it."""
+
+BYTES_PER_WEIGHT = 28
+"""In memory while training: float weight, latent number and its gradient, two moments, matrix and its gradient."""
+
+Tell = Callable[[str], None]
+Matrices = Mapping[str, "tuple[QuantizedMatrix, ...]"]
+"""Name of a weight in the IR to the quantized runs of its rows."""
+
+
+def packed_schemes(program: Program, plan: Plan) -> dict[str, WeightsScheme]:
+    """Schemes by weight of the sites whose weights become codes in all their rows."""
+    result: dict[str, WeightsScheme] = {}
+    for site in program.sites:
+        if not site.weight:
+            continue
+        scheme: Any = plan.schemes[site.name]
+        if not any(run.scheme.weight.is_float for run in runs_of(scheme, site.shape[0])):
+            result[site.weight] = scheme
+    return result
+
+
+def require_memory(needed: int, what: str, option: str) -> None:
+    """Raises UsageError: not so many bytes are available."""
+    from bitwright.runtime.memory import available_bytes
+
+    free = available_bytes()
+    if needed > free:
+        raise UsageError(
+            f"{what} takes about {needed / 1e9:.1f} GB of memory",
+            where=option,
+            limit=f"{free / 1e9:.1f} GB are available",
+            remedy=f"leave {option} out, or use a machine with more memory",
+        )
+
+
+def split(windows: Ids, option: str) -> tuple[Ids, Ids]:
+    """What is trained on and what is held out: an eighth of a short text, else HELD_OUT windows."""
+    count = min(HELD_OUT, max(len(windows) // 8, 1))
+    if len(windows) < 2:
+        raise UsageError(
+            "the calibration text is too short to train on", where=option, limit="two windows of 512 tokens"
+        )
+    return windows[:-count], windows[-count:]
+
+
+def quantized(quantizer: Quantizer, weights: Any, scheme: WeightsScheme) -> tuple[QuantizedMatrix, ...]:
+    """The quantized runs of a matrix, float32 [outputs, inputs]."""
+    made, first = [], 0
+    for run in runs_of(scheme, len(weights)):
+        made.append(quantizer(weights[first : first + run.rows], run.scheme.weight, first))
+        first += run.rows
+    return tuple(made)
+
+
+def rows_of(runs: tuple[QuantizedMatrix, ...], scheme: WeightsScheme) -> tuple[QuantizedRows, ...]:
+    """The numbers of quantized runs on their grids."""
+    parts = runs_of(scheme, sum(len(run.codes) for run in runs))
+    return tuple(_rows(matrix, part.scheme.weight) for matrix, part in zip(runs, parts, strict=True))
+
+
+def matrices_of(
+    rows: tuple[QuantizedRows, ...], start: tuple[QuantizedMatrix, ...], scheme: WeightsScheme
+) -> tuple[QuantizedMatrix, ...]:
+    """The codes of trained rows; zero points and codebooks are those they started with."""
+    parts = runs_of(scheme, sum(len(run.values) for run in rows))
+    return tuple(
+        _matrix(trained, first, part.scheme.weight) for trained, first, part in zip(rows, start, parts, strict=True)
+    )
+
+
+def _rows(matrix: QuantizedMatrix, weight: WeightScheme) -> QuantizedRows:
+    """The numbers of a matrix on their grid, with its ends."""
+    from bitwright.frontend.distill.matrix import QuantizedRows
+    from bitwright.passes.quantizers.state import State
+
+    grid = _grid(matrix, weight)
+    state = State.of(matrix, grid)
+    low, high = (np.full((1, 1), end, np.float32) for end in grid.ends)
+    if state.zeros is not None:
+        low, high = -state.zeros, high - low - state.zeros
+    numbers = None if matrix.codebook is None else matrix.codebook.astype(np.float32)
+    return QuantizedRows(state.values, matrix.scales.astype(np.float32), low, high, numbers)
+
+
+def _matrix(rows: QuantizedRows, start: QuantizedMatrix, weight: WeightScheme) -> QuantizedMatrix:
+    from bitwright.passes.quantizers.rtn import nearest_half
+    from bitwright.passes.quantizers.state import State
+
+    zeros = None if start.zeros is None else start.zeros.astype(np.float32)
+    return State(rows.values, nearest_half(rows.scales), zeros).matrix(_grid(start, weight))
+
+
+def _grid(matrix: QuantizedMatrix, weight: WeightScheme) -> Grid:
+    from bitwright.passes.quantizers.grid import Integers, LookedUp
+
+    return Integers.of(weight) if matrix.codebook is None else LookedUp(matrix.codebook)

@@ -1,0 +1,1 @@
+"""Block-wise reconstruction: quantized blocks are trained until they compute what the float blocks compute."""

@@ -22,7 +22,7 @@ from bitwright.compiling.rotation import rotated
 from bitwright.compiling.transforming import transformed
 from bitwright.errors import InputError, UsageError
 from bitwright.options import DEFAULT_CONTEXT, Options, make_options
-from bitwright.plan import Plan, uniform_plan
+from bitwright.plan import Plan, check_order, uniform_plan
 from bitwright.program import Program
 from bitwright.target import Target
 
@@ -138,6 +138,7 @@ def compile_model(
             program = sites_of(imported, options, tell)
         for name, counts in ready.events.items():
             program = with_event(program, name, **counts)
+        check_order(plan, ready.digests.get("order", ""))
         if options.codes is not None:
             check_kept(options.codes, ready.digests, options.rotate)
         coding = quantization(imported, program, plan, options, moments, tell)

@@ -16,6 +16,9 @@ from bitwright.site import Site
 
 PLAN_VERSION = 1
 
+ORDER = "order"
+"""The note with the digest of the order of hidden units that a plan's runs of rows are for; empty: as they were."""
+
 
 def parse_site_scheme(text: str) -> Scheme:
     """A cache scheme when it reads as one (``k16``), else the scheme of a matrix or of the runs of its rows."""
@@ -145,6 +148,26 @@ class Plan:
                     limit=reason,
                     remedy="change the rows of the runs",
                 )
+
+
+def check_order(plan: Plan, order: str) -> None:
+    """Refuse to cut matrices into a plan's runs where their rows stand in another order than the plan is for.
+
+    Args:
+        order: digest of the order of hidden units; empty if they were left where they stood.
+
+    Raises:
+        UsageError: the plan has runs of rows, and notes another order.
+    """
+    cut = any(isinstance(scheme, MixedScheme) for scheme in plan.schemes.values())
+    if cut and plan.notes.get(ORDER, order) != order:
+        text = " on the text it was profiled with" if order else ""
+        raise UsageError(
+            "the plan's runs of rows are for hidden units in another order",
+            where="--plan",
+            limit="the order of the profile that the plan was made from",
+            remedy=f"leave --reorder out, or calibrate{text}" if order else "add --reorder --weigh-tokens",
+        )
 
 
 def uniform_plan(

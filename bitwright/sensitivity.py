@@ -149,6 +149,14 @@ class ProfileHeader:
     reordered: str = ""
     weighed: bool = False
 
+    @property
+    def compile_options(self) -> tuple[str, ...]:
+        """What ``bitwright compile`` must be told so that weights become what was profiled."""
+        flags = {"--weigh-tokens": self.weighed, "--equalise": self.equalised, "--reorder": self.reordered}
+        given = (*(name for name, on in flags.items() if on),)
+        rotated = (f"--rotate {','.join(self.rotated)}",) if self.rotated else ()
+        return (f"--quantizer {self.quantizer}", *given, *rotated)
+
     def to_json(self) -> str:
         """Byte-stable."""
         return json.dumps({"profile_version": PROFILE_VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"

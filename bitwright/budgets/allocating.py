@@ -18,7 +18,7 @@ from bitwright.passes.allocate.choices import Latencies, SiteChoices, Terms, cho
 from bitwright.passes.allocate.dual import Infeasible
 from bitwright.passes.allocate.problem import Problem, Vertex
 from bitwright.passes.allocate.solve import Method, Solution, solve
-from bitwright.plan import Plan
+from bitwright.plan import ORDER, Plan
 from bitwright.runs import Scheme
 from bitwright.sensitivity import Profile, ProfileHeader
 
@@ -257,6 +257,7 @@ def _allocation(
     )
     notes: dict[str, Any] = {"strategy": f"allocate by {settings.grain}", "profile": profile.digest}
     notes |= {"metric": profile.header.metric, "quantizer": profile.header.quantizer}
+    notes |= {"compile": list(profile.header.compile_options), ORDER: profile.header.reordered}
     notes |= {"calibration": profile.header.calibration, **allocation.to_json()}
     return replace(allocation, plan=replace(allocation.plan, notes=notes))
 

@@ -77,7 +77,9 @@ def command(
     if json:
         console.print_json({"plan": str(output), **found.to_json()})
         return
-    console.print_table(("plan", "value"), _rows(output, found))
+    console.print_table(
+        ("plan", "value"), [*_rows(output, found), ["compile with", " ".join(known.header.compile_options)]]
+    )
 
 
 def _rows(output: Path, found: Allocation) -> list[list[str]]:

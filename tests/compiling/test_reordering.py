@@ -25,6 +25,8 @@ from bitwright.frontend.model import ImportedModel
 from bitwright.frontend.reorder.hidden import hidden_places
 from bitwright.moments import Moments, MomentStore, costs_of
 from bitwright.options import make_options
+from bitwright.plan import Plan, check_order
+from bitwright.runs import parse_weights
 from bitwright.scheme import LinearScheme
 from bitwright.sensitivity import Profile
 from tests.canonical_model import Shape, decoder
@@ -141,6 +143,8 @@ def test_a_plan_of_a_reordered_profile_is_compiled_as_it_was_scored(
         p, q = (_log_softmax(logits) for logits in (Interpreter(model.graph).logits(window), session.logits(window)))
         found.append((np.exp(p) * (p - q)).sum(-1).mean())
     assert np.mean(found) == pytest.approx(divergence, rel=0.25)
+    assert ready.plan.notes["order"] == profile.header.reordered
+    assert ready.plan.notes["compile"] == ["--quantizer gptq", "--weigh-tokens", "--equalise", "--reorder"]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -161,3 +165,16 @@ def test_without_gradients_there_is_no_order() -> None:
     with pytest.raises(UsageError, match="put in order by gradients") as caught:
         make_options(quantizer="gptq", reorder=True)
     assert caught.value.remedy == "add --weigh-tokens"
+
+
+def test_runs_of_another_order_are_refused() -> None:
+    runs = {"layer.0.mlp.0": parse_weights("u4g32a8:64+u3g32a8:64")}
+    plan = Plan(runs, "m", "t", {"order": "ab"})
+    check_order(plan, "ab")
+    with pytest.raises(UsageError, match="in another order") as caught:
+        check_order(plan, "")
+    assert caught.value.remedy == "add --reorder --weigh-tokens"
+    with pytest.raises(UsageError, match="in another order"):
+        check_order(plan, "cd")
+    check_order(Plan(runs, "m", "t"), "cd")  # a plan by hand says nothing of an order
+    check_order(Plan({"layer.0.mlp.0": parse_weights("u4g32a8")}, "m", "t", {"order": "ab"}), "")

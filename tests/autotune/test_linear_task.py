@@ -102,5 +102,7 @@ def test_latencies_are_measured_once_and_kept(tmp_path: Path) -> None:
     assert all(table.look_up(work).measured for work in wanted) and len(table.entries) == 9
     assert told[-1] == "time kernels 9/9"
     assert read_table(path) == table
+    again = len(table.disturbed)  # by other work on the machine: these are repeated, nothing else
     measure_kernels(table, path, wanted, target, told.append)
-    assert told[-1] == "time kernels 9/9" and len(told) == 10
+    assert told[-1] == (f"time kernels {again}/{again}" if again else "time kernels 9/9")
+    assert len(told) == 10 + (again + 1 if again else 0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI, AVXVNNI, GENERIC, Isa
 from bitwright.codegen.linear import LinearSpec
+from bitwright.codegen.linear.int8_group import chain_length
 from bitwright.codegen.reference import linear as reference
 from bitwright.codegen.reference.linear import TOLERANCE
 from bitwright.scheme import LinearScheme
@@ -105,6 +108,19 @@ def test_any_number_of_tokens(name: str, tokens: int) -> None:
 def test_prefill_in_slices_of_many_inputs_and_turns_of_many_tokens(name: str) -> None:
     """1536 inputs are unpacked in three slices, for 256 tokens at a time."""
     check(AVX2, LinearSpec(20, 1536, LinearScheme.parse(name), bias=True), 259)
+
+
+@pytest.mark.parametrize("inputs", [96, 160, 576])
+@pytest.mark.parametrize("name", ["u2rowa8", "u2rowa16", "u3rowa8"])
+def test_whole_rows_of_inputs_that_the_longest_chain_does_not_divide(name: str, inputs: int) -> None:
+    check(AVX2, LinearSpec(40, inputs, LinearScheme.parse(name)), 13)
+
+
+@given(st.integers(1, 20), st.integers(1, 500))
+def test_chains_make_up_the_steps_and_are_not_too_long(longest: int, steps: int) -> None:
+    length = chain_length(2 * longest, 2 * steps)
+    assert length % 2 == 0 and (2 * steps) % length == 0 and length <= 2 * longest
+    assert not any((2 * steps) % longer == 0 for longer in range(length + 2, min(2 * longest, 2 * steps) + 1, 2))
 
 
 @pytest.mark.parametrize("outputs", [1, 7, 8, 17, 31, 33, 64, 100])

@@ -24,6 +24,11 @@ def packed_x(x8: Any, row: Any, k: Any) -> Any:
     return T.reinterpret(load(x8, [row, k], 4), dtype="int32")
 
 
+def chain_length(longest: int, steps: int) -> int:
+    """The longest even chain, of at most ``longest`` steps, whose multiples make up ``steps``; both are even."""
+    return next(n for n in range(min(longest, steps), 0, -2) if steps % n == 0)
+
+
 def accumulate_chunk(
     dot: Dot,
     totals: Registers,
@@ -42,11 +47,11 @@ def accumulate_chunk(
         activation: (row, step) -> four activations.
         unroll: steps become straight-line code, else a loop. A loop keeps many accumulators in registers: in
             straight-line code LLVM finishes one accumulator after the other and spills the operands that they share.
-        chunks: so many, one after the other, where a chain may be as long. One loop: of a loop of chunks LLVM unrolls
-            the steps, and loads activations too early to keep them.
+        chunks: so many, one after the other. One loop: of a loop of chunks LLVM unrolls the steps, and loads
+            activations too early to keep them.
     """
     most = CHUNK_STEPS * chunks
-    length = min(dot.steps, most)
+    length = chain_length(dot.steps, most)
 
     def chain(first: Any) -> None:
         direct = dot.partial == totals.dtype

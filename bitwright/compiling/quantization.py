@@ -96,25 +96,18 @@ def check_kept(codes: Path, digests: Mapping[str, str], rotate: tuple[Part, ...]
         UsageError: the weights of the profile and of the compilation are not equalised, reordered and rotated alike.
     """
     header = Profile.header_of(codes.parent)
-    equalised, order = (digests.get(name, "") for name in ("equalisation", "order"))
-    if header.equalised != equalised:
+    compared = (
+        ("--equalise", header.equalised, digests.get("equalisation", "")),
+        ("--reorder", header.reordered, digests.get("order", "")),
+        ("--rotate", ",".join(header.rotated), ",".join(rotate)),
+    )
+    for option, profiled, compiled in compared:
+        if profiled == compiled:
+            continue
+        wanted = f"{option} {profiled}" if option == "--rotate" else option
         raise UsageError(
             "the profile's codes are not those of the weights that are compiled",
-            where=f"--equalise, profile {codes.parent}",
-            limit="both equalised on the same text, or neither",
-            remedy="leave --equalise out" if equalised else "add --equalise, or make another profile",
-        )
-    if header.reordered != order:
-        raise UsageError(
-            "the profile's codes are not those of the weights that are compiled",
-            where=f"--reorder, profile {codes.parent}",
-            limit="both reordered by the same text, or neither",
-            remedy="leave --reorder out" if order else "add --reorder, or make another profile",
-        )
-    if header.rotated != rotate:
-        raise UsageError(
-            "the profile's codes are not those of the weights that are compiled",
-            where=f"--rotate, profile {codes.parent}",
-            limit="both rotated alike",
-            remedy=f"use --rotate {','.join(header.rotated)}" if header.rotated else "leave --rotate out",
+            where=f"{option}, profile {codes.parent}",
+            limit="the same for both, found on the same text",
+            remedy=f"use {wanted}, or make another profile" if profiled else f"leave {option} out",
         )

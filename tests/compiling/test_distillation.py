@@ -21,12 +21,11 @@ from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.plan import Plan
 from bitwright.program import Program
 from bitwright.runs import runs_of
-from bitwright.target import Target
 from tests.canonical_model import Shape, decoder
 from tests.compiling.test_calibration import word_tokenizer
+from tests.compiling.training import MIXED, planned
 
 STEPS = 30
-MIXED = "u2g32a8:64+c3g32a8:96"
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +34,6 @@ def model() -> ImportedModel:
     norm = made.graph.graph.initializers["norm"]  # random logits are so far apart that nothing changes the likeliest
     norm.const_value = ir.tensor(np.float32(0.1) * norm.const_value.numpy())  # type: ignore[union-attr]
     return made
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text"
-    random = np.random.default_rng(0)
-    path.write_text(" ".join(f"w{i}" for i in random.integers(0, 101, 96 * 12)))
-    return path
-
-
-def planned(model: ImportedModel, options: Options, site: str | None = None) -> tuple[Program, Plan]:
-    plan, program = pipeline.plan_and_program(model, options, Target.parse("native"), lambda _: None)
-    if site is None:
-        return program, plan
-    from bitwright.runs import parse_weights
-
-    wide = next(s.name for s in program.sites if s.kind == "linear" and s.shape[0] == 160)
-    return program, replace(plan, schemes={**plan.schemes, wide: parse_weights(site)})
 
 
 def run(model: ImportedModel, options: Options, site: str | None = None) -> tuple[Program, Plan, Distilled]:

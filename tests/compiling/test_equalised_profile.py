@@ -13,16 +13,14 @@ from bitwright import pipeline
 from bitwright.allocation import Budgets
 from bitwright.budgets.budgeted import budgeted
 from bitwright.budgets.correction import Measurer
-from bitwright.budgets.profiling import ProfileOptions, profile_model
 from bitwright.errors import InputError, UsageError
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import make_options
 from bitwright.scheme import LinearScheme
 from bitwright.sensitivity import Profile
 from tests.canonical_model import Shape, decoder
+from tests.compiling.profiles import profiled
 from tests.compiling.test_calibration import word_tokenizer
-
-SCHEMES = ("u3g32", "u6g32", "k16", "v16")
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +32,6 @@ def model() -> ImportedModel:
     for name, factor in (("layers.0.up.weight", sizes), ("layers.0.down.weight", 1 / sizes[:, None]), ("norm", 0.1)):
         values[name].const_value = ir.tensor((values[name].const_value.numpy() * factor).astype(np.float32))  # type: ignore[union-attr]
     return made
-
-
-def profiled(model: ImportedModel, folder: Path, text: Path, *, equalise: bool) -> Profile:
-    options = ProfileOptions(
-        schemes=SCHEMES,
-        quantizer="gptq",
-        calibration=text,
-        equalise=equalise,
-        weigh_tokens=equalise,
-        tokens=480,
-        codes=folder / "codes",
-    )
-    return profile_model(model, folder, options)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +71,7 @@ def test_codes_of_other_weights_are_refused(
     model: ImportedModel, plain: Profile, equal: Profile, text: Path, tmp_path: Path
 ) -> None:
     options = make_options(quantizer="gptq", calibration=text)
-    for profile, equalise, remedy in ((plain, True, "leave --equalise out"), (equal, False, "add --equalise")):
+    for profile, equalise, remedy in ((plain, True, "leave --equalise out"), (equal, False, "use --equalise")):
         wrong = replace(options, equalise=equalise, codes=profile.folder / "codes")
         with pytest.raises(UsageError, match="not those of the weights") as caught:
             pipeline.compile_model(model, tmp_path / "out", wrong)

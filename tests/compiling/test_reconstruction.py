@@ -21,37 +21,20 @@ from bitwright.options import Options, make_options
 from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.plan import Plan
 from bitwright.program import Program
-from bitwright.runs import parse_weights, runs_of
-from bitwright.target import Target
+from bitwright.runs import runs_of
 from tests import unusual_models
 from tests.canonical_model import Shape, decoder
 from tests.compiling.test_calibration import word_tokenizer
+from tests.compiling.training import MIXED, planned
 
 torch = pytest.importorskip("torch")
 
 STEPS = 24
-MIXED = "u2g32a8:64+c3g32a8:96"
 
 
 @pytest.fixture(scope="module")
 def model() -> ImportedModel:
     return replace(decoder(), tokenizer_json=word_tokenizer())
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text"
-    random = np.random.default_rng(0)
-    path.write_text(" ".join(f"w{i}" for i in random.integers(0, 101, 96 * 20)))
-    return path
-
-
-def planned(model: ImportedModel, options: Options, site: str | None = None) -> tuple[Program, Plan]:
-    plan, program = pipeline.plan_and_program(model, options, Target.parse("native"), lambda _: None)
-    if site is None:
-        return program, plan
-    wide = next(s.name for s in program.sites if s.kind == "linear" and s.shape[0] == 160)
-    return program, replace(plan, schemes={**plan.schemes, wide: parse_weights(site)})
 
 
 def run(

@@ -13,7 +13,6 @@ from bitwright import pipeline
 from bitwright.allocation import Budgets
 from bitwright.budgets.budgeted import budgeted
 from bitwright.budgets.correction import Measurer
-from bitwright.budgets.profiling import ProfileOptions, profile_model
 from bitwright.compiling.reordering import orders_of, reordered
 from bitwright.compiling.transforming import transformed
 from bitwright.errors import InputError, UsageError
@@ -28,12 +27,11 @@ from bitwright.options import make_options
 from bitwright.plan import Plan, check_order
 from bitwright.runs import parse_weights
 from bitwright.scheme import LinearScheme
-from bitwright.sensitivity import Profile
 from tests.canonical_model import Shape, decoder
+from tests.compiling.profiles import profiled
 from tests.compiling.test_calibration import word_tokenizer
 
 IDS = np.arange(30) * 7 % 101
-SCHEMES = ("u3g32", "u6g32", "k16", "v16")
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +86,7 @@ def test_moments_are_those_of_the_reordered_model(tmp_path: Path, rotate: tuple[
     ready = transformed(model, before, equalise=True, reorder=True, rotate=rotate)  # type: ignore[arg-type]
     store = MomentStore(tmp_path, "b" * 64)
     after = collect(ready.model, Interpreter(ready.model.graph), windows, store, by_gradient=True)
-    place = hidden_places(ready.model.graph)
-    assert ready.moments is not None and (place or rotate)
+    assert ready.moments is not None
     for product in products(ready.model.graph):
         if "down" not in product.weight:
             continue  # weights of tokens are those of the model as it was, except where gradients stay the same
@@ -107,24 +104,10 @@ def test_the_dearest_unit_is_the_first(tmp_path: Path, model: ImportedModel) -> 
         assert np.abs(order - np.arange(len(order))).mean() < 0.02 * len(order)
 
 
-def profiled(model: ImportedModel, folder: Path, text: Path, *, reorder: bool) -> Profile:
-    options = ProfileOptions(
-        schemes=SCHEMES,
-        quantizer="gptq",
-        calibration=text,
-        equalise=True,
-        reorder=reorder,
-        weigh_tokens=True,
-        tokens=480,
-        codes=folder / "codes",
-    )
-    return profile_model(model, folder, options)
-
-
 def test_a_plan_of_a_reordered_profile_is_compiled_as_it_was_scored(
     model: ImportedModel, text: Path, tmp_path: Path
 ) -> None:
-    profile = profiled(model, tmp_path / "profile", text, reorder=True)
+    profile = profiled(model, tmp_path / "profile", text, equalise=True, reorder=True)
     assert profile.header.reordered
     settings = {"quantizer": "gptq", "calibration": text, "equalise": True, "weigh_tokens": True}
     options = make_options(**settings, reorder=True, table="f32")  # type: ignore[arg-type]
@@ -153,7 +136,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def test_codes_of_another_order_are_refused(model: ImportedModel, text: Path, tmp_path: Path) -> None:
-    profiled(model, tmp_path / "profile", text, reorder=False)
+    profiled(model, tmp_path / "profile", text, equalise=True)
     options = make_options(quantizer="gptq", calibration=text, equalise=True, weigh_tokens=True, reorder=True)
     with pytest.raises((InputError, UsageError), match="profile"):
         budgeted(model, tmp_path / "profile", Budgets(max_bytes=150_000), options, 0, 1, lambda _: None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ def test_blocks_follow_each_other() -> None:
 
 
 @pytest.mark.parametrize("model", [decoder, *unusual_models.DECODERS, unusual_models.encoder])
-def test_a_block_computes_its_output_from_its_source_alone(model) -> None:  # type: ignore[no-untyped-def]
+def test_a_block_computes_its_output_from_its_source_alone(model: Callable[[], ImportedModel]) -> None:
     made = model()
     interpreter = Interpreter(made.graph)
     feeds = interpreter.feeds(np.arange(12))
@@ -50,7 +52,7 @@ def test_a_block_computes_its_output_from_its_source_alone(model) -> None:  # ty
 
 
 @pytest.mark.parametrize("model", unusual_models.DECODERS)
-def test_every_matrix_is_in_one_block(model) -> None:  # type: ignore[no-untyped-def]
+def test_every_matrix_is_in_one_block(model: Callable[[], ImportedModel]) -> None:
     made = model()
     head = products(made.graph)[-1].weight
     names = [name for block in found(made) for name in block.weights]

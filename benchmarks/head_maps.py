@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from benchmarks.arguments import integers
 from bitwright.codegen.head_map import HeadMapSpec, build_head_map
 from bitwright.codegen.isa import select_isa
 from bitwright.errors import BitwrightError
+from bitwright.runtime.library import use_threads
 from bitwright.target import Target
 
 RING_BYTES = 96 * 2**20
@@ -53,6 +53,7 @@ def run_head_maps(
 
     from bitwright.codegen.builder import build
 
+    use_threads(1)
     rng, isa = np.random.default_rng(0), select_isa(target.features)
     for (maps, count, shift), n in itertools.product(
         (("queries", heads, False), ("keys", kv_heads, True), ("values", kv_heads, False)), tokens
@@ -100,7 +101,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    os.environ["TVM_NUM_THREADS"] = "1"  # read when TVM is imported
     try:
         target = Target.parse(options.target)
         rows = run_head_maps(options.heads, options.kv_heads, options.head_dim, options.tokens, target, options.seconds)

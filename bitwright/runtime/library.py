@@ -89,11 +89,20 @@ def use_threads(threads: int) -> None:
     """Let parallel kernels called from this Python thread run on ``threads`` threads.
 
     TVM keeps one pool of workers per calling thread. The environment fixes its size when it is first used; later calls
-    only use fewer of them.
+    only use fewer of them. TVM reads the environment at every launch all the same, and runs all shares one after the
+    other where it says 1: threads that wait for each other would wait forever.
 
     Raises:
+        UsageError: the environment was changed and allows fewer threads now.
         UnsupportedError: TVM made this thread's pool before bitwright was imported, and made it too small.
     """
+    if (allowed := _pool_limit()) < threads:
+        raise UsageError(
+            f"{threads} threads were asked for",
+            where="environment",
+            limit=f"{NUM_THREADS} is {allowed}",
+            remedy=f"do not change {NUM_THREADS} while a model is loaded, or load it with threads={allowed}",
+        )
     if getattr(_configured, "threads", None) == threads:
         return
     tvm_ffi = load_runtime()

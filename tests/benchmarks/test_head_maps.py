@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -12,7 +13,9 @@ from benchmarks import head_maps
 def test_rows_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_maps, "RING_BYTES", 2**16)
     options = ["--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--tokens", "1,3", "--seconds", "0.01", "--json"]
+    before = dict(os.environ)
     assert head_maps.main(options) == 0
+    assert dict(os.environ) == before
     rows = json.loads(capsys.readouterr().out)["rows"]
     matrices = 2 * 2 * 16 * 16
     assert [(row["maps"], row["tokens"], row["bytes"]) for row in rows] == [

@@ -48,6 +48,14 @@ def test_threads_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
         library.choose_threads(2)
 
 
+@pytest.mark.skipif(PROCESSORS < 2, reason="needs two processors")
+def test_an_environment_that_changes_later_is_an_error_not_a_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    library.use_threads(2)
+    monkeypatch.setenv("TVM_NUM_THREADS", "1")
+    with pytest.raises(UsageError, match="2 threads were asked for"):
+        library.use_threads(2)
+
+
 @pytest.mark.parametrize("text", ["many", "", "0", "-1"])
 def test_a_thread_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("TVM_NUM_THREADS", text)

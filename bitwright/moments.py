@@ -36,6 +36,10 @@ def calibration_digest(model: str, windows: Ids, weights: str = "") -> str:
     return digest.hexdigest()
 
 
+FREQUENCIES = "frequencies of predicted tokens"
+"""What a store calls the mean predicted probability of each token, float32 [vocabulary]."""
+
+
 def costs_of(output: str) -> str:
     """What a store calls E[g_o**2 |x|**2], float32 [width], of an output of linear layers."""
     return f"costs of {output}"
@@ -57,7 +61,8 @@ class MomentStore:
         return self.path(activation).is_file()
 
     def put(self, activation: str, moment: Floats) -> None:
-        """Keep E[x x^T], float32 [width, width], or costs [width]. A file that was cut off is never read."""
+        """Keep E[x x^T], float32 [width, width], costs [width] or frequencies [vocabulary]; a file that was cut off is
+        never read."""
         from safetensors.numpy import save_file
 
         path = self.path(activation)
@@ -72,7 +77,7 @@ class MomentStore:
             raise
 
     def get(self, activation: str) -> Floats:
-        """E[x x^T], float32 [width, width], or costs [width].
+        """E[x x^T], float32 [width, width], costs [width] or frequencies [vocabulary].
 
         Raises:
             InputError: the file is missing or damaged.

@@ -28,6 +28,11 @@ class CacheShape:
     value_dim: int
 
 
+TOKEN_RANK = "token_rank"
+"""Name of the parameter int32 [tokens] that holds each token's row of the table, where rows have an order of their
+own."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A tensor of the model that is a parameter of the Relax functions.

@@ -6,7 +6,7 @@ Every operator is pure in Relax's eyes; those that write a cache are kept in ord
 operator              arguments                                       attributes
 ===================== =============================================== ===========================================
 linear                x [n, K], weight [N, K] [, bias [N]]            site, scheme
-embedding             ids [n], table [V, K]                           site, scheme
+embedding             ids [n], table [V, K] [, rank i32 [V]]          site, scheme
 head_map              x [n, H*D], matrices [G, D, D] [, shift]        heads
 rotate                x [n, W]                                        blocks, order, power, transposed
 rope                  x [n, H*D], cos [P, R/2], sin, positions [n]    heads, rotary_dim, interleaved
@@ -14,9 +14,10 @@ attention             q, k, v, k_cache, v_cache, position (shape)     q_heads, k
                                                                       layer, k_scheme, v_scheme
 attention_full        q, k, v                                         q_heads, kv_heads, scale, softcap
 take_last             x [n, W] -> [1, W]
+put_in_order          x [n, W], places i32 [W]
 quantize_activation   x [n, K] -> int8 [n, T*K], f32, i32 [n, G]      group (0: the whole row), terms T
 packed_linear         inputs, packed tensors [, bias] [, residual]    outputs, inputs, scheme, has_bias, has_residual
-packed_embedding      ids [n], packed tensors                         outputs, inputs, scheme
+packed_embedding      ids [n], packed tensors [, rank i32 [V]]        outputs, inputs, scheme, ranked
 glu                   x [n, 2F] or gate, up [n, F]                    activation (silu, gelu, gelu_tanh)
 add_rms_norm          a, b [n, W], gain -> (a + b, norm)              epsilon
 rotate_quantized      as rotate -> as quantize_activation             as rotate; group, terms
@@ -124,6 +125,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "attention": _infer_attention,
     "attention_full": _infer_attention,
     "take_last": _infer_take_last,
+    "put_in_order": _infer_same,
     "quantize_activation": _infer_quantize,
     "packed_linear": _infer_packed_linear,
     "packed_embedding": _infer_packed_embedding,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from bitwright.program import Program
+from bitwright.program import TOKEN_RANK, Program
 
 if TYPE_CHECKING:
     from bitwright.codegen.step.program import Operand, Operation
@@ -44,14 +44,16 @@ def operation_bytes(
 ) -> list[tuple[int, int]]:
     """For each operation of the step, bytes of weights it reads, and bytes of cache per cached token.
 
-    An operation that reads the token ids looks rows up, so a tied table counts as one row there and as a whole where
-    it is the lm_head. A cache that is written in place is not counted as read.
+    An operation that reads the token ids looks rows up, so a tied table (and the table of its rows' order) counts as
+    one row there and as a whole behind it. A cache that is written in place is not counted as read.
 
     Args:
         cache_bytes: bytes of one position of each state tensor, by its number.
     """
     names, whole = list(program.parameters), parameter_bytes(program)
     tied = {site.weight: site.shape[0] for site in program.sites if site.tied}
+    if TOKEN_RANK in program.parameters:
+        tied[TOKEN_RANK] = program.parameters[TOKEN_RANK].shape[0]
 
     def weight(operand: Operand, looks_up: bool) -> int:
         name = names[operand.index]

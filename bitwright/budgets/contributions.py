@@ -94,4 +94,8 @@ def _right(
         return exact[product.activation] @ floats[site.name].T
     stored, _ = initializer_of(site.weight)
     assert stored in simulation.interpreter.weights
-    return floats[site.name][torch.from_numpy(window)][None]
+    rows = torch.from_numpy(window)
+    rank = simulation.points.rank
+    if rank is not None:
+        rows = simulation.interpreter.weights[rank].long()[rows]
+    return floats[site.name][rows][None]

@@ -313,10 +313,19 @@ class _Run:
         look_ups = None
         if site.weight in points.look_ups and points.look_ups[site.weight] in observed.gradients:
             gradient = observed.gradients[points.look_ups[site.weight]]
-            look_ups = LookUps(observed.frequency, np.mean(np.square(gradient), axis=0, dtype=np.float64))
+            frequency = self._by_row(observed.frequency, points)
+            look_ups = LookUps(frequency, np.mean(np.square(gradient), axis=0, dtype=np.float64))
         evidence = self._evidence(site, weights, points, observed)
         quantizer = site_quantizer(site, weights, self.moments, self.options.quantizer, self.options.codes)
         return matrix_scores(site, weights, schemes, quantizer, self.metric, evidence, look_ups, executor)
+
+    def _by_row(self, of_tokens: npt.NDArray[np.float64], points: Points) -> npt.NDArray[np.float64]:
+        """Numbers of tokens in the order of the table's rows."""
+        if points.rank is None:
+            return of_tokens
+        result = np.empty_like(of_tokens)
+        result[self.interpreter.weights[points.rank].numpy()] = of_tokens
+        return result
 
     def _evidence(self, site: Site, weights: Floats, points: Points, observed: Observed) -> Evidence | None:
         from bitwright.passes.sensitivity.metric import Evidence

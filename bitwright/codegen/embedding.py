@@ -19,20 +19,23 @@ from bitwright.codegen.linear.spec import TOKENS, AnyLinear, part_arguments
 from bitwright.codegen.linear.unpack import widen_half
 
 
-def embedding_arguments(table: AnyLinear, isa: Isa) -> tuple[TensorSpec, ...]:
-    """Arguments in order: ids, the packed table (of each of its parts), the result ``y``."""
+def embedding_arguments(table: AnyLinear, isa: Isa, *, ranked: bool = False) -> tuple[TensorSpec, ...]:
+    """Arguments in order: ids, the packed table (of each of its parts), with ``ranked`` the row of each token, the
+    result ``y``."""
     tokens = table.rows or TOKENS
     weights = [tensor for part in part_arguments(table, isa) for tensor in part.weights.values()]
-    return (TensorSpec("ids", "int64", (tokens,)), *weights, TensorSpec("y", "float32", (tokens, table.inputs)))
+    rank = [TensorSpec("rank", "int32", (table.outputs,))] if ranked else []
+    return (TensorSpec("ids", "int64", (tokens,)), *weights, *rank, TensorSpec("y", "float32", (tokens, table.inputs)))
 
 
-def build_embedding(table: AnyLinear, isa: Isa, name: str = "embedding") -> Any:
-    """PrimFunc (ids i64[n], packed table, y f32[n,width]).
+def build_embedding(table: AnyLinear, isa: Isa, name: str = "embedding", *, ranked: bool = False) -> Any:
+    """PrimFunc (ids i64[n], packed table [, rank i32[vocabulary]], y f32[n,width]).
 
     The caller guarantees 0 <= id < vocabulary: the kernel does not check.
 
     Args:
-        table: its outputs are the vocabulary, its inputs the width, its parts runs of token ids.
+        table: its outputs are the vocabulary, its inputs the width, its parts runs of rows.
+        ranked: the row of token t is rank[t], else t.
 
     Raises:
         UnsupportedError: the table's scheme has no kernel at this shape.
@@ -44,11 +47,12 @@ def build_embedding(table: AnyLinear, isa: Isa, name: str = "embedding") -> Any:
             tensor.name: function.tensor(
                 tensor.name, [tokens if extent == TOKENS else extent for extent in tensor.shape], tensor.dtype
             )
-            for tensor in embedding_arguments(table, isa)
+            for tensor in embedding_arguments(table, isa, ranked=ranked)
         }
         parts = of_parts(table, isa, tokens, buffers)
         with loop(tokens, "parallel" if table.rows is None else "serial") as token:
-            _read_row(parts, token, buffers["ids"][token])
+            row = buffers["ids"][token]
+            _read_row(parts, token, T.cast(buffers["rank"][row], "int64") if ranked else row)
     return function.func
 
 

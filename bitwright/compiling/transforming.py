@@ -1,6 +1,6 @@
 """What is done to a model before it is quantized that leaves what it computes as it is.
 
-Factors move between layers, hidden units change places, and what is left is rotated, in this order.
+Factors move between layers, hidden units and token rows change places, and what is left is rotated, in this order.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def transformed(
     if orders is not None and moments is not None:
         sorted_ = reordered(model, moments, orders)
         model, moments = sorted_.model, sorted_.moments
-        events["reorder"], digests["order"] = {"places": sorted_.places}, sorted_.digest
+        events["reorder"], digests["order"] = {"places": sorted_.places, "tokens": sorted_.tokens}, sorted_.digest
     if rotate:
         turned = rotated(model, rotate, moments)
         model, moments = turned.model, turned.moments

@@ -45,9 +45,15 @@ def _is_constant(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None
 
 
-def _is_table_lookup(node: ir.Node) -> bool:
-    table, ids = node.inputs
-    return attribute(node, "axis", 0) == 0 and _is_constant(table) and ids is not None and ids.is_graph_input()
+def _is_choice(node: ir.Node) -> bool:
+    """Rows of a constant table by an input, or by another table of the input's; or a row's elements put in order."""
+    source, indices = node.inputs
+    axis, rank = attribute(node, "axis", 0), len(dims(source) or ())
+    if _is_constant(indices):
+        return axis in (-1, rank - 1) and rank == 3 and len(dims(indices) or ()) == 1
+    between = None if indices is None else indices.producer()
+    ids = between.inputs[1] if between is not None and between.op_type == "Gather" else indices
+    return axis == 0 and _is_constant(source) and ids is not None and ids.is_graph_input()
 
 
 def _is_linear(node: ir.Node) -> bool:
@@ -111,7 +117,7 @@ def _is_rotation(node: ir.Node) -> bool:
 
 _ATTENTION = _Rule(_is_attention, "3-D q, k and v, no mask, cache from the graph's inputs, head counts and scale given")
 RULES: dict[tuple[str, str], _Rule] = {
-    ("", "Gather"): _Rule(_is_table_lookup, "rows of a constant table picked by an input, axis 0"),
+    ("", "Gather"): _Rule(_is_choice, "rows of a constant table picked by an input, axis 0"),
     ("", "MatMul"): _Rule(_is_linear, "[1, n, in] times a weight [in, out]"),
     ("", "RMSNormalization"): _Rule(_is_norm, "over the last axis, with constant gain"),
     ("", "LayerNormalization"): _Rule(_is_norm, "over the last axis, with constant gain and bias"),

@@ -33,6 +33,7 @@ from bitwright.codegen.linear import (
 )
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
 from bitwright.codegen.norm import NormSpec, build_norm
+from bitwright.codegen.order import PutInOrderSpec, build_put_in_order, put_in_order_team_kernel
 from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.codegen.rope import RopeSpec, build_rope
 from bitwright.codegen.rotate import RotateSpec, build_rotate
@@ -146,8 +147,9 @@ def _packed_glu(at: Lowering) -> Any:
 
 
 def _packed_embedding(at: Lowering) -> Any:
-    table = _matrix(at, bias=False)
-    return at.emit(at.kernel(("embedding", table), lambda: build_embedding(table, at.isa)), at.call.args)
+    table, ranked = _matrix(at, bias=False), bool(int(at.attribute("ranked")))
+    kernel = at.kernel(("embedding", table, ranked), lambda: build_embedding(table, at.isa, ranked=ranked))
+    return at.emit(kernel, at.call.args)
 
 
 def _matrix(at: Lowering, *, bias: bool, residual: bool = False) -> AnyLinear:
@@ -270,6 +272,12 @@ def _take_last(at: Lowering) -> Any:
     return at.emit(at.kernel(spec, lambda: build_take_last(spec)), at.call.args)
 
 
+def _put_in_order(at: Lowering) -> Any:
+    spec = PutInOrderSpec(_width(at.call.args[0]), at.rows)
+    build = put_in_order_team_kernel if at.rows else build_put_in_order
+    return at.emit(at.kernel(spec, lambda: build(spec)), at.call.args)
+
+
 def _norm(kind: Any) -> Callable[[Lowering], Any]:
     def lower(at: Lowering) -> Any:
         x = at.call.args[0]
@@ -338,6 +346,7 @@ LOWERINGS: dict[str, Callable[[Lowering], Any]] = {
     "add_norm_quantized": _add_norm,
     "norm_quantized": _norm_quantized,
     "take_last": _take_last,
+    "put_in_order": _put_in_order,
 }
 """By the name of one of bitwright's operators."""
 

@@ -67,7 +67,8 @@ class Quantize:
             arrays = tensors(rewriter, source, parts)
             common = {"outputs": outputs, "inputs": inputs, "scheme": scheme.name, "site": str(value.attrs["site"])}
             if kind == "embedding":
-                return relax_ops.call("packed_embedding", [value.args[0], *arrays], **common)
+                rank = list(value.args[2:])
+                return relax_ops.call("packed_embedding", [value.args[0], *arrays, *rank], ranked=len(rank), **common)
             bias = list(value.args[2:])
             activations = _activations(rewriter, value.args[0], parts)
             return relax_ops.call("packed_linear", [*activations, *arrays, *bias], has_bias=len(bias), **common)

@@ -30,9 +30,11 @@ def table_of(text: str, rows: int | None) -> AnyLinear:
 
 
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
-@pytest.mark.parametrize("name", [*SCHEMES, MIXED])
+@pytest.mark.parametrize(
+    ("name", "ranked"), [*((name, False) for name in SCHEMES), (MIXED, False), ("u4g32", True), (MIXED, True)]
+)
 @pytest.mark.parametrize("isa", [AVX2, GENERIC, GENERIC_WIDE], ids=lambda isa: isa.name)
-def test_rows_are_exact(isa: Isa, name: str, rows: int | None) -> None:
+def test_rows_are_exact(isa: Isa, name: str, ranked: bool, rows: int | None) -> None:
     from bitwright.codegen.builder import build, read_host_target
     from bitwright.codegen.embedding import build_embedding
 
@@ -42,8 +44,10 @@ def test_rows_are_exact(isa: Isa, name: str, rows: int | None) -> None:
     layers = [random_layer(part, isa, seed) for seed, part in enumerate(table.parts)]
     packed = [array for layer in layers for array in layer.packed.values()]
     weights = np.concatenate([layer.weights for layer in layers])
-    kernel = build(build_embedding(table, isa), read_host_target())["embedding"]
+    kernel = build(build_embedding(table, isa, ranked=ranked), read_host_target())["embedding"]
+    rank = np.random.default_rng(0).permutation(77).astype(np.int32) if ranked else np.arange(77, dtype=np.int32)
+    more = [tensor(rank)] if ranked else []
     for ids in [[i] for i in IDS] if rows else [IDS]:
         result = tensor(np.full((len(ids), WIDTH), np.nan, np.float32))
-        kernel(tensor(np.array(ids, np.int64)), *map(tensor, packed), result)
-        np.testing.assert_array_equal(result.numpy(), embedding(np.array(ids), weights))
+        kernel(tensor(np.array(ids, np.int64)), *map(tensor, packed), *more, result)
+        np.testing.assert_array_equal(result.numpy(), embedding(rank[ids], weights))

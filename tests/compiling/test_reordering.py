@@ -26,7 +26,7 @@ from bitwright.moments import Moments, MomentStore, costs_of
 from bitwright.options import make_options
 from bitwright.plan import Plan, check_order
 from bitwright.runs import parse_weights
-from bitwright.scheme import LinearScheme
+from bitwright.scheme import CacheScheme, LinearScheme
 from tests.canonical_model import Shape, decoder
 from tests.compiling.profiles import profiled
 from tests.compiling.test_calibration import word_tokenizer
@@ -52,12 +52,13 @@ def test_the_function_stays_and_units_change_places(tmp_path: Path, shape: Shape
     orders = orders_of(model, moments)
     made = reordered(model, moments, orders)
     assert made.places == shape.layers
-    assert all(sorted(order) == list(range(place.units)) for place, order in orders.items())
-    assert any((order != np.arange(place.units)).any() for place, order in orders.items())
+    assert all(sorted(order) == list(range(place.units)) for place, order in orders.units.items())
+    assert any((order != np.arange(place.units)).any() for place, order in orders.units.items())
+    assert orders.tokens is not None and made.tokens > 50
     expected, found = (Interpreter(m.graph).logits(IDS) for m in (model, made.model))
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
     before, after = (m.graph.graph.initializers for m in (model, made.model))
-    for place, order in orders.items():
+    for place, order in orders.units.items():
         for name in place.makers:
             was, now = (np.asarray(values[name].const_value.numpy()) for values in (before, after))  # type: ignore[union-attr]
             np.testing.assert_array_equal(now, was[..., order])
@@ -100,7 +101,7 @@ def test_the_dearest_unit_is_the_first(tmp_path: Path, model: ImportedModel) -> 
     moments, _ = calibrated(model, tmp_path)
     made = reordered(model, moments, orders_of(model, moments))
     again, _ = calibrated(made.model, tmp_path / "again")
-    for order in orders_of(made.model, again).values():
+    for order in orders_of(made.model, again).units.values():
         assert np.abs(order - np.arange(len(order))).mean() < 0.02 * len(order)
 
 
@@ -115,7 +116,7 @@ def test_a_plan_of_a_reordered_profile_is_compiled_as_it_was_scored(
     assert ready.plan is not None and any(isinstance(s, LinearScheme) for s in ready.plan.schemes.values())
     artifact = pipeline.compile_model(model, tmp_path / "out", ready)
     assert artifact.manifest.digests["order"] == profile.header.reordered
-    assert "| reorder | places 2 |" in (artifact.folder / "report.md").read_text()
+    assert "| reorder | places 2, tokens " in (artifact.folder / "report.md").read_text()
     windows = np.random.default_rng(1).integers(0, model.vocab, (2, 40))
     simulated = Measurer(profile, lambda _: None, model).simulation(windows)
     divergence = simulated.divergence(ready.plan.schemes)
@@ -128,6 +129,41 @@ def test_a_plan_of_a_reordered_profile_is_compiled_as_it_was_scored(
     assert np.mean(found) == pytest.approx(divergence, rel=0.25)
     assert ready.plan.notes["order"] == profile.header.reordered
     assert ready.plan.notes["compile"] == ["--quantizer gptq", "--weigh-tokens", "--equalise", "--reorder"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_artifact_with_ordered_rows_answers_in_tokens(tmp_path: Path, text: Path, tied: bool) -> None:
+    """The same codes by row: only sums of hidden units, in float32 here, are added in another order."""
+    model = replace(decoder(Shape(tied=tied, layers=1, hidden=64)), tokenizer_json=word_tokenizer())
+    settings = {"quantizer": "gptq", "calibration": text, "weigh_tokens": True, "scheme": "f32", "table": "u3g32a8"}
+    folders = {}
+    for reorder in (False, True):
+        options = make_options(**settings, reorder=reorder)  # type: ignore[arg-type]
+        folders[reorder] = pipeline.compile_model(model, tmp_path / str(reorder), options).folder
+    before, after = (bitwright.load(folders[reorder]) for reorder in (False, True))
+    expected = before.logits(IDS)
+    np.testing.assert_allclose(after.logits(IDS), expected, rtol=0, atol=1e-4)
+    after.reset()
+    np.testing.assert_allclose(after.prefill(IDS[:5]), expected[4], rtol=0, atol=1e-4)
+    assert after.module.decode_step is not None
+    for token, row in zip(IDS[5:], expected[5:], strict=True):
+        found = after.advance(int(token))
+        assert found.best == row.argmax()
+        np.testing.assert_allclose(found.logits, row, rtol=0, atol=1e-4)
+
+
+def test_runs_of_ordered_rows_are_found_by_token(tmp_path: Path, text: Path) -> None:
+    model = replace(decoder(Shape(layers=1, hidden=64)), tokenizer_json=word_tokenizer())
+    single = parse_weights("f32")
+    names = [site.name for site in pipeline.sites_of(model, make_options(), lambda _: None).sites if site.weight]
+    schemes = {**dict.fromkeys(names, single), "table": parse_weights("u8g32a16:64+u6g32a16:37")}
+    caches = {f"layer.0.{letter}_cache": CacheScheme.parse(f"{letter}16") for letter in "kv"}
+    plan = Plan({**schemes, **caches}, model.digest, "")
+    options = make_options(quantizer="gptq", calibration=text, weigh_tokens=True, reorder=True)
+    session = bitwright.load(pipeline.compile_model(model, tmp_path / "out", replace(options, plan=plan)).folder)
+    expected = Interpreter(model.graph).logits(IDS)
+    found = session.logits(IDS)
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ and every pass over the text runs only as far into the graph as the last of them
 over, so that an interrupted calibration goes on with the passes that are missing.
 
 Tokens count the same, or by the gradients at the layers' outputs (see ``weighting.py``): then every pass runs through
-the whole graph and back, and what an error of each output costs is kept as well.
+the whole graph and back; what an error of each output costs, and how often tokens are predicted, is kept as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bitwright.frontend.calibrate.products import Product, products
 from bitwright.frontend.calibrate.weighting import weighted_moments
-from bitwright.moments import Moments, MomentStore, costs_of
+from bitwright.moments import FREQUENCIES, Moments, MomentStore, costs_of
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,8 @@ def collect(
     """
     found = products(model.graph)
     missing = {p.activation: p.inputs for p in found if not _has(store, p, by_gradient=by_gradient)}
+    if by_gradient and not missing and not store.has(FREQUENCIES):
+        missing = {found[-1].activation: found[-1].inputs}
     passes = list(_passes(missing, memory))
     for number, activations in enumerate(passes):
         tick = _tick(progress, number, len(passes), len(windows))
@@ -58,6 +60,7 @@ def collect(
             outputs = {name: tuple(p.output for p in found if p.activation == name) for name in activations}
             weighted = weighted_moments(interpreter, windows, outputs, tick)
             moments = weighted.moments
+            store.put(FREQUENCIES, weighted.frequencies.cpu().numpy())
             for output, cost in weighted.costs.items():
                 store.put(costs_of(output), cost.cpu().numpy())
         else:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitwright.frontend.calibrate.products import Product, products
+from bitwright.frontend.neighbours import constant_shape
+from bitwright.program import TOKEN_RANK
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,11 +22,13 @@ class Points:
         products: weight parameter name to the product of that matrix; the last where there are several.
         look_ups: name of a table's parameter to the value of looked-up rows.
         caches: of each attention, in graph order, the keys and the values that are cached.
+        rank: name of the tensor that holds each token's row of the table; None: rows are in the order of tokens.
     """
 
     products: Mapping[str, Product]
     look_ups: Mapping[str, str]
     caches: tuple[tuple[str, str], ...]
+    rank: str | None = None
 
     @classmethod
     def of(cls, model: ir.Model) -> Points:
@@ -32,8 +36,9 @@ class Points:
         caches = []
         for node in model.graph:
             values = [value.name if value is not None else None for value in node.inputs]
-            if node.op_type == "Gather" and node.inputs[0] is not None and node.inputs[0].is_initializer():
+            if node.op_type == "Gather" and len(constant_shape(node.inputs[0])) == 2:
                 look_ups[str(values[0])] = str(node.outputs[0].name)
             if node.op_type == "Attention":
                 caches.append((str(values[1]), str(values[2])))
-        return cls({product.weight: product for product in products(model)}, look_ups, tuple(caches))
+        rank = TOKEN_RANK if TOKEN_RANK in model.graph.initializers else None
+        return cls({product.weight: product for product in products(model)}, look_ups, tuple(caches), rank)

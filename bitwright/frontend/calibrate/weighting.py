@@ -8,7 +8,8 @@ same (Kim et al. 2025, "GuidedQuant", with one group of outputs). Energies of si
 mean, so that few tokens would decide. The weight of a token is therefore |g|, which was measured to be better:
 H = E[|g| x x^T] / E|g|. Layers that read the same activation share its moment: |g|**2 is summed over them.
 
-The same passes find what an error of each output costs: E[g_o**2 |x|**2], by which outputs can be put in order.
+The same passes find what an error of each output costs, E[g_o**2 |x|**2], by which outputs can be put in order, and
+how often the model predicts each token.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ class Weighted:
     Attributes:
         moments: H float32 [width, width] by activation.
         costs: E[g_o**2 |x|**2], float32 [width], by output.
+        frequencies: mean predicted probability of each token, float32 [vocabulary].
     """
 
     moments: Tensors
     costs: Tensors
+    frequencies: torch.Tensor
 
 
 def weighted_moments(
@@ -59,8 +62,10 @@ def weighted_moments(
     sums: Tensors = {}
     costs: Tensors = {}
     masses: dict[str, float] = dict.fromkeys(outputs, 0.0)
+    expected: list[torch.Tensor] = []
     for number, window in enumerate(windows):
-        rows_of, size_of, cost_of = _window(interpreter, window, outputs, number)
+        rows_of, size_of, cost_of, predicted = _window(interpreter, window, outputs, number)
+        expected.append(predicted)
         for name, rows in rows_of.items():
             size = size_of[name]
             weighted = rows * size[:, None]
@@ -70,13 +75,15 @@ def weighted_moments(
             costs[output] = costs[output] + cost if output in costs else cost
         tick(number + 1)
     moments = {name: total.div_(masses[name]) if masses[name] else total for name, total in sums.items()}
-    return Weighted(moments, {name: cost / windows.size for name, cost in costs.items()})
+    frequencies = torch.stack(expected).mean(0).float()
+    return Weighted(moments, {name: cost / windows.size for name, cost in costs.items()}, frequencies)
 
 
 def _window(
     interpreter: Interpreter, window: Ids, outputs: Mapping[str, tuple[str, ...]], number: int
-) -> tuple[Tensors, Tensors, Tensors]:
-    """Inputs [tokens, width] and |g| [tokens] of each activation, and sums of g_o**2 |x|**2 [width] of each output."""
+) -> tuple[Tensors, Tensors, Tensors, torch.Tensor]:
+    """Inputs [tokens, width] and |g| [tokens] of each activation, sums of g_o**2 |x|**2 [width] of each output, and
+    the mean predicted probability of each token."""
     import torch
 
     owner = {output: activation for activation, found in outputs.items() for output in found}
@@ -102,6 +109,8 @@ def _window(
 
     with interpreter.observe([*outputs, *owner], visit), torch.enable_grad():
         logits = interpreter.run(interpreter.feeds(window), ("logits",))["logits"][0]
-        answers = sampled_labels(logits.detach().float().softmax(-1), SEED, number)
+        probabilities = logits.detach().float().softmax(-1)
+        answers = sampled_labels(probabilities, SEED, number)
         torch.nn.functional.cross_entropy(logits, answers, reduction="sum").backward()  # type: ignore[no-untyped-call]
-    return inputs, {name: energy.sqrt() for name, energy in energies.items()}, costs
+    expected = probabilities.mean(0, dtype=torch.float64)
+    return inputs, {name: energy.sqrt() for name, energy in energies.items()}, costs, expected

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_POINTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Tanh", "Identity"})
+_POINTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Tanh", "Identity", "Gather"})
 
 
 def lm_head_input(output: ir.Value) -> str | None:
     """The hidden state [1, n, width] that the matrix product before ``output`` [1, n, V] reads, and nothing else does.
 
-    Walks back over element-wise nodes whose other operands are constants (a bias, soft capping). None where the graph
-    ends otherwise.
+    Walks back over element-wise nodes whose other operands are constants (a bias, soft capping), and over logits that
+    are put in another order. None where the graph ends otherwise.
     """
     value = output
     while (node := value.producer()) is not None and node.domain == "":
@@ -24,7 +24,7 @@ def lm_head_input(output: ir.Value) -> str | None:
         if node.op_type == "MatMul":
             head = node.inputs[0]
             return head.name if head is varying[0] and not _is_shared(head) else None
-        if node.op_type not in _POINTWISE:
+        if node.op_type not in _POINTWISE or (node.op_type == "Gather" and node.inputs[0] is not varying[0]):
             return None
         value = varying[0]
     return None

@@ -41,6 +41,14 @@ class Initializer:
         return np.ascontiguousarray(array if self.rows is None else array[: self.rows])
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """Token ids (a Relax value) that stand for rows by way of a constant table int32 [tokens]."""
+
+    ids: Any
+    table: Initializer
+
+
 @dataclass
 class Context:
     """State of the conversion of one function.
@@ -52,7 +60,7 @@ class Context:
         position: Relax variable of shape type with the start position; None in encoders.
         caches: (k_cache, v_cache) variables per cached attention.
         parameters: shared by all functions of the model; filled on demand.
-        values: Relax value (or :class:`Initializer`) of each ONNX value, by identity.
+        values: Relax value (or :class:`Initializer`, or :class:`Ranks`) of each ONNX value, by identity.
         last_rows: the last row of values that were cut for the tail of a prefill.
         variables: this function's Relax variable for each parameter used.
     """
@@ -84,7 +92,8 @@ class Context:
         return self.variables[name]
 
     def raw(self, value: ir.Value | None) -> Any:
-        """The value as stored: an :class:`Initializer`, a Relax expression, or None for an absent input."""
+        """The value as stored: an :class:`Initializer`, :class:`Ranks`, a Relax expression, or None for an absent
+        input."""
         if value is None:
             return None
         if id(value) not in self.values and value.const_value is not None:

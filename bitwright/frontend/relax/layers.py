@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bitwright import relax_ops
-from bitwright.frontend.relax.context import Context, Initializer, attribute, unsupported
+from bitwright.frontend.relax.context import Context, Initializer, Ranks, attribute, unsupported
 from bitwright.frontend.relax.registry import converter
 
 
@@ -24,13 +24,28 @@ def matmul(context: Context, node: ir.Node) -> Any:
 
 @converter("Gather")
 def gather(context: Context, node: ir.Node) -> Any:
-    table = context.raw(node.inputs[0])
-    if not isinstance(table, Initializer) or len(table.shape) != 2 or attribute(node, "axis", 0) != 0:
+    table, indices = (context.raw(value) for value in node.inputs[:2])
+    if isinstance(indices, Initializer):
+        return _put_in_order(context, node, table, indices)
+    if not isinstance(table, Initializer) or len(table.shape) not in (1, 2) or attribute(node, "axis", 0) != 0:
         raise unsupported(node, "only rows of a constant table can be gathered")
+    if len(table.shape) == 1:
+        return Ranks(indices, table)
     if node.inputs[1] is not None and node.inputs[1].name == "position_ids":
         _check_positions(context, node, table)
-    ids = context.expression(node.inputs[1])
-    return context.emit(relax_ops.call("embedding", [ids, context.parameter(table)], site="", scheme=""))
+    arguments = [indices, context.parameter(table)]
+    if isinstance(indices, Ranks):
+        arguments = [indices.ids, context.parameter(table), context.parameter(indices.table)]
+    return context.emit(relax_ops.call("embedding", arguments, site="", scheme=""))
+
+
+def _put_in_order(context: Context, node: ir.Node, x: Any, indices: Initializer) -> Any:
+    """Elements of rows, all of them, in another order."""
+    if isinstance(x, Initializer) or len(x.ty.shape.values) != 2 or attribute(node, "axis", 0) not in (-1, 2):
+        raise unsupported(node, "constant indices pick elements of rows only")
+    if indices.shape != (int(x.ty.shape.values[1]),):
+        raise unsupported(node, f"{indices.shape} indices for rows of {x.ty.shape.values[1]} elements")
+    return context.emit(relax_ops.call("put_in_order", [x, context.parameter(indices)]))
 
 
 @converter("RotaryEmbedding")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bitwright.errors import UnsupportedError
-from bitwright.frontend.graph import Editor, describe, is_op, scalar
+from bitwright.frontend.graph import Editor, describe, is_op, producer, scalar
 from bitwright.frontend.neighbours import change, constant_shape, linear, own, readers
 from bitwright.frontend.rotate.change import Change
 from bitwright.frontend.rotate.node import rotate, rotate_behind
@@ -124,7 +124,12 @@ def _stream(graph: ir.Graph) -> _Stream:
 
 
 def _looks_up_tokens(node: ir.Node) -> bool:
-    return node.op_type == "Gather" and node.inputs[1] is not None and node.inputs[1].name == "input_ids"
+    """Does the node pick rows of a matrix by token, directly or by way of a table of the tokens' rows?"""
+    if node.op_type != "Gather" or len(constant_shape(node.inputs[0])) != 2:
+        return False
+    between = producer(node.inputs[1])
+    ids = between.inputs[1] if between is not None and between.op_type == "Gather" else node.inputs[1]
+    return ids is not None and ids.name == "input_ids"
 
 
 def _carries_on(stream: _Stream, node: ir.Node, others: list[ir.Value]) -> bool:

@@ -40,7 +40,8 @@ class Options:
         weigh_tokens: calibrate with tokens that count by the gradients at the layers' outputs; decoders only.
         rotate: what is rotated, behind equalisation and before everything else; see ``rotated_parts.py``.
         equalise: move factors between neighbouring layers first, so that channels share scales better.
-        reorder: put hidden units in order of what they cost, behind equalisation; needs ``weigh_tokens``.
+        reorder: put hidden units and rows of the token table in order of what they cost, behind equalisation; needs
+            ``weigh_tokens``.
         codes: folder ``codes`` of a profile, made of the same model by the same quantizer, transformed as here.
         reconstruct: training steps of every block's codes and scales after quantization; needs ``calibration``.
         distill: training steps of all codes and scales behind that; needs ``calibration``.

@@ -17,7 +17,8 @@ from bitwright.site import Site
 PLAN_VERSION = 1
 
 ORDER = "order"
-"""The note with the digest of the order of hidden units that a plan's runs of rows are for; empty: as they were."""
+"""The note with the digest of the order of hidden units and token rows that a plan's runs of rows are for; empty: as
+they were."""
 
 
 def parse_site_scheme(text: str) -> Scheme:
@@ -154,7 +155,7 @@ def check_order(plan: Plan, order: str) -> None:
     """Refuse to cut matrices into a plan's runs where their rows stand in another order than the plan is for.
 
     Args:
-        order: digest of the order of hidden units; empty if they were left where they stood.
+        order: digest of the order of hidden units and token rows; empty if they were left where they stood.
 
     Raises:
         UsageError: the plan has runs of rows, and notes another order.
@@ -163,7 +164,7 @@ def check_order(plan: Plan, order: str) -> None:
     if cut and plan.notes.get(ORDER, order) != order:
         text = " on the text it was profiled with" if order else ""
         raise UsageError(
-            "the plan's runs of rows are for hidden units in another order",
+            "the plan's runs of rows are for hidden units and tokens in another order",
             where="--plan",
             limit="the order of the profile that the plan was made from",
             remedy=f"leave --reorder out, or calibrate{text}" if order else "add --reorder --weigh-tokens",

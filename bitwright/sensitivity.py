@@ -120,7 +120,7 @@ class ProfileHeader:
         calibration: digest of the windows the gradients were taken on; ``tokens``: their number.
         seed: of sampled labels.
         equalised: digest of the factors that were moved between layers first; empty if none were.
-        reordered: digest of the order of hidden units; empty if they were left where they stood.
+        reordered: digest of the order of hidden units and token rows; empty if they were left where they stood.
         rotated: what was rotated then.
         weighed: tokens counted by gradients in calibration.
     """

@@ -86,7 +86,7 @@ def command(
     reorder: Annotated[
         bool,
         typer.Option(
-            "--reorder", help="Put hidden units in order of importance: runs of rows differ more. For budgets."
+            "--reorder", help="Sort hidden units and tokens by importance: runs of rows differ more. For budgets."
         ),
     ] = False,
     reconstruct: Annotated[

@@ -89,7 +89,7 @@ def check_kept(codes: Path, digests: Mapping[str, str], rotate: tuple[Part, ...]
 
     Args:
         codes: the folder in the profile's.
-        digests: of the factors that were moved between layers and of the order of hidden units, as far as they were.
+        digests: of the factors that were moved between layers and of the order of units and rows, as far as they were.
         rotate: what was rotated.
 
     Raises:

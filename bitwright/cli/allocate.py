@@ -42,7 +42,11 @@ def command(
         str, typer.Option(help="tile: matrices may be cut into runs of rows; matrix: they may not.")
     ] = "tile",
     max_runs: Annotated[
-        int, typer.Option("--max-runs", help="Runs of a matrix at most: fewer lose more and compile faster.")
+        int,
+        typer.Option(
+            "--max-runs",
+            help="Runs of a matrix at most (of the token table twice as many): fewer compile faster.",
+        ),
     ] = 3,
     latency: LatencyOption = None,
     correct: Annotated[

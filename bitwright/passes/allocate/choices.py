@@ -26,6 +26,10 @@ _C = TypeVar("_C", LinearScheme, CacheScheme)
 ENTRY_BYTES = 90
 """Of one tensor in the file's header, beside its name."""
 
+TABLE_FACTOR = 2
+"""So many times more runs may a table have than a matrix: there is one, its kernels are few, and rows of frequent
+tokens cost hundreds of times as much as those of rare ones."""
+
 
 class Latencies(Protocol):
     """Milliseconds that a site's scheme adds to a decode step and to a chunk of a prompt, and what is left of each.
@@ -181,16 +185,22 @@ def _matrix(site: Site, scores: SiteScores, lanes: int, terms: Terms) -> SiteCho
 
 
 def problem_of(choices: Sequence[SiteChoices], fixed: Doubles, max_runs: int) -> Problem:
-    """The sites' choices as blocks of equal shape."""
-    members: dict[tuple[int, ...], list[int]] = {}
-    for number, site in enumerate(choices):
-        members.setdefault(site.uses.shape, []).append(number)
+    """The sites' choices as blocks of equal shape.
+
+    Args:
+        max_runs: of a matrix; of a table TABLE_FACTOR times as many, if it may be cut at all.
+    """
+    members: dict[tuple[tuple[int, ...], int], list[int]] = {}
+    for number, choice in enumerate(choices):
+        runs = max_runs * TABLE_FACTOR if choice.site.kind == "table" and max_runs > 1 else max_runs
+        members.setdefault((choice.uses.shape, runs), []).append(number)
     blocks = tuple(
         Block(
             tuple(numbers),
             np.stack([choices[n].uses for n in numbers], axis=1),
             np.stack([choices[n].starts for n in numbers], axis=1),
+            runs,
         )
-        for numbers in members.values()
+        for (_, runs), numbers in members.items()
     )
-    return Problem(blocks, fixed, max_runs)
+    return Problem(blocks, fixed)

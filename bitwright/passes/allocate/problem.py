@@ -1,8 +1,8 @@
 """The allocation problem as arrays: sites, tiles of rows, choices, and what each choice uses of each resource.
 
-A site's rows are cut into at most ``max_runs`` runs of consecutive tiles, each run with one choice. It uses the sum
-over its tiles of ``uses`` and once for each run ``starts`` (a codebook, the names in the file's header). With one tile
-this is the multiple-choice knapsack problem (Kellerer, Pferschy, Pisinger, "Knapsack Problems", ch. 11).
+A site's rows are cut into at most its block's ``max_runs`` runs of consecutive tiles, each run with one choice. It
+uses the sum over its tiles of ``uses`` and once for each run ``starts`` (a codebook, the names in the file's header).
+With one tile this is the multiple-choice knapsack problem (Kellerer, Pferschy, Pisinger, "Knapsack Problems", ch. 11).
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class Block:
         sites: their numbers in the problem.
         uses: float64 [resources, sites, tiles, choices].
         starts: float64 [resources, sites, choices].
+        max_runs: of a site at most.
     """
 
     sites: tuple[int, ...]
     uses: Doubles
     starts: Doubles
+    max_runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,10 @@ class Vertex:
 
 @dataclass(frozen=True)
 class Problem:
-    """Blocks, what is used whatever is chosen (float64 [resources]), and the most runs of a site."""
+    """Blocks, and what is used whatever is chosen (float64 [resources])."""
 
     blocks: tuple[Block, ...]
     fixed: Doubles
-    max_runs: int = 1
 
     @property
     def variables(self) -> int:
@@ -68,7 +69,7 @@ class Problem:
         for block in self.blocks:
             costs = np.tensordot(weights, block.uses, 1)
             starts = np.tensordot(weights, block.starts, 1)
-            choices.append(best_runs(costs, starts, self.max_runs))
+            choices.append(best_runs(costs, starts, block.max_runs))
         return self.vertex(choices)
 
     def vertex(self, choices: Sequence[Numbers]) -> Vertex:

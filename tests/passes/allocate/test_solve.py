@@ -21,9 +21,8 @@ def random_problem(seed: int, tiles: int, max_runs: int, resources: int = 3) -> 
     uses = random.random((resources, SITES, tiles, 3))
     uses[0] = -np.sort(-uses[0], axis=2)  # dearer choices lose less
     uses[1:] = np.sort(uses[1:], axis=3)
-    return Problem(
-        (Block(tuple(range(SITES)), uses, random.random((resources, SITES, 3)) / 10),), np.zeros(resources), max_runs
-    )
+    starts = random.random((resources, SITES, 3)) / 10
+    return Problem((Block(tuple(range(SITES)), uses, starts, max_runs),), np.zeros(resources))
 
 
 def brute_force(problem: Problem, limits: dict[int, float]) -> float | None:
@@ -32,7 +31,7 @@ def brute_force(problem: Problem, limits: dict[int, float]) -> float | None:
     for site in range(SITES):
         options = []
         for chosen in itertools.product(range(3), repeat=block.uses.shape[2]):
-            if sum(a != b for a, b in itertools.pairwise(chosen)) < problem.max_runs:
+            if sum(a != b for a, b in itertools.pairwise(chosen)) < block.max_runs:
                 uses = sum(block.uses[:, site, i, k] for i, k in enumerate(chosen))
                 begins = [k for i, k in enumerate(chosen) if i == 0 or chosen[i - 1] != k]
                 options.append(uses + sum(block.starts[:, site, k] for k in begins))

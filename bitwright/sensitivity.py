@@ -114,7 +114,8 @@ class ProfileHeader:
         target: fingerprint; ``target_name`` as ``Target.parse`` reads it; ``isa`` and its ``lanes``; ``cores``.
         sites: all sites, in the model's order.
         storage: the artifact's tensors, in the order of its file.
-        weights: weight schemes profiled, where legal; ``caches``: cache schemes.
+        weights: weight schemes profiled, where legal; ``caches``: cache schemes; ``table_weights``: of matrices with a
+            row per token, besides.
         metric: name of the metric; ``unit`` of its losses.
         quantizer: its name; ``moments``: digest of what it calibrated on (empty if it does not).
         calibration: digest of the windows the gradients were taken on; ``tokens``: their number.
@@ -148,6 +149,7 @@ class ProfileHeader:
     equalised: str = ""
     reordered: str = ""
     weighed: bool = False
+    table_weights: tuple[str, ...] = ()
 
     @property
     def compile_options(self) -> tuple[str, ...]:
@@ -175,8 +177,10 @@ class ProfileHeader:
                 )
             sites = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in document.pop("sites"))
             storage = tuple(_stored(entry) for entry in document.pop("storage"))
-            weights, caches, turned = (tuple(document.pop(key, ())) for key in ("weights", "caches", "rotated"))
-            return cls(sites=sites, storage=storage, weights=weights, caches=caches, rotated=turned, **document)
+            names: dict[str, Any] = {
+                key: tuple(document.pop(key, ())) for key in ("weights", "table_weights", "caches", "rotated")
+            }
+            return cls(sites=sites, storage=storage, **names, **document)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 "the profile is damaged", where=where, limit=str(error), remedy="profile the model again"

@@ -54,7 +54,13 @@ def budgeted(
         schemes = (*header.weights, *header.caches)
         quantizer: Any = header.quantizer
         wanted = replace(
-            wanted, schemes=schemes, metric=header.metric, tokens=header.tokens, seed=header.seed, quantizer=quantizer
+            wanted,
+            schemes=schemes,
+            table_schemes=header.table_weights,
+            metric=header.metric,
+            tokens=header.tokens,
+            seed=header.seed,
+            quantizer=quantizer,
         )
         options = replace(options, quantizer=quantizer)
     state = {"done": "", "at": ""}

@@ -47,6 +47,9 @@ Tell = Callable[[str], None]
 DEFAULT_WEIGHTS = ("c2g32", "c3g64", "c3g32", "u4g32", "c4g64", "c4g32", "u5g64", "u6g64", "u8g64")
 """About half a bit apart. At equal bytes a codebook is better than uniform codes up to four bits."""
 
+DEFAULT_TABLE_WEIGHTS = ("c2row", "c3row")
+"""Of the token table besides: where tokens are rare, even a scale per group is too dear."""
+
 DEFAULT_CACHES = (
     *(f"{tensor}{bits}{how}" for tensor in "kv" for how in ("g32", "rowm") for bits in BITS),
     *(f"k{widths}rowm" for widths in ("3-2", "4-2", "4-3", "5-3", "5-4", "6-4")),
@@ -64,6 +67,8 @@ class ProfileOptions:
     Attributes:
         target: a name that ``Target.parse`` knows.
         schemes: names of weight and cache schemes; None: DEFAULT_WEIGHTS and DEFAULT_CACHES.
+        table_schemes: names of further weight schemes, for token tables and what makes the logits; None:
+            DEFAULT_TABLE_WEIGHTS if ``schemes`` is None too, else none.
         metric: name of a sensitivity metric.
         quantizer: how weights become codes.
         calibration: a text file; None: text that the model samples itself.
@@ -77,6 +82,7 @@ class ProfileOptions:
 
     target: str = "native"
     schemes: tuple[str, ...] | None = None
+    table_schemes: tuple[str, ...] | None = None
     metric: str = "fisher"
     quantizer: QuantizerName = "auto"
     calibration: Path | None = None
@@ -93,13 +99,22 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.jobs < 1:
             raise UsageError(f"{self.tokens} tokens, {self.jobs} jobs", limit="at least 1 of each")
-        _ = self.weights, self.caches
+        _ = self.weights, self.table_weights, self.caches
 
     @property
     def weights(self) -> tuple[WeightScheme, ...]:
         """Candidates for matrices."""
         names = DEFAULT_WEIGHTS if self.schemes is None else [s for s in self.schemes if s[:1] not in ("k", "v")]
         return tuple(WeightScheme.parse(name) for name in names)
+
+    @property
+    def table_weights(self) -> tuple[WeightScheme, ...]:
+        """Candidates for matrices with a row per token, besides those of all."""
+        names = self.table_schemes
+        if names is None:
+            names = DEFAULT_TABLE_WEIGHTS if self.schemes is None else ()
+        found = tuple(WeightScheme.parse(name) for name in names)
+        return tuple(scheme for scheme in dict.fromkeys(found) if scheme not in self.weights)
 
     @property
     def caches(self) -> tuple[CacheScheme, ...]:
@@ -172,6 +187,7 @@ def profile_model(
             sites=program.sites,
             storage=_storage(program, imported, target),
             weights=tuple(scheme.name for scheme in options.weights),
+            table_weights=tuple(scheme.name for scheme in options.table_weights),
             caches=tuple(scheme.name for scheme in options.caches),
             metric=metric.name,
             unit=metric.unit,
@@ -309,7 +325,9 @@ class _Run:
         if not self.options.weights:
             return SiteScores(site.name)
         weights = np.ascontiguousarray(self.program.parameters[site.weight].load(), dtype=np.float32)
-        schemes = [s for s in self.options.weights if reason(site, LinearScheme(s), isa) is None]
+        more = self.options.table_weights if site.kind == "table" or _gives_logits(site, points) else ()
+        candidates = (*self.options.weights, *more)
+        schemes = [scheme for scheme in candidates if reason(site, LinearScheme(scheme), isa) is None]
         look_ups = None
         if site.weight in points.look_ups and points.look_ups[site.weight] in observed.gradients:
             gradient = observed.gradients[points.look_ups[site.weight]]

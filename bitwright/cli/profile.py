@@ -24,6 +24,10 @@ def command(
             help="Weight and cache schemes to score: c3g32,u4g32,k4g32,v4g32. Default: about half a bit apart."
         ),
     ] = None,
+    table_schemes: Annotated[
+        str | None,
+        typer.Option(help="More weight schemes for token tables and lm_head. Default: c2row,c3row without --schemes."),
+    ] = None,
     metric: MetricOption = "fisher",
     quantizer: Annotated[
         str, typer.Option("--quantizer", help="rtn (nearest), clip, gptq or auto, from fastest to best.")
@@ -62,7 +66,8 @@ def command(
 
     options = ProfileOptions(
         target=target,
-        schemes=None if schemes is None else tuple(part.strip() for part in schemes.split(",") if part.strip()),
+        schemes=_names(schemes),
+        table_schemes=_names(table_schemes),
         metric=metric,
         quantizer=quantizer,  # type: ignore[arg-type]  # __post_init__ checks the value
         calibration=calibration,
@@ -98,6 +103,7 @@ def command(
         "profile": str(profile.folder),
         "sites": len(header.sites),
         "weights": list(header.weights),
+        "table_weights": list(header.table_weights),
         "caches": list(header.caches),
         "metric": header.metric,
         "tokens": header.tokens,
@@ -120,3 +126,7 @@ def command(
         print()
         rows = [[c.scheme, f"{c.bits:.3f}", f"{c.total:.5f}", f"{c.worst} {c.losses[c.worst]:.5f}"] for c in costs]
         console.print_table(("caches", "bits", f"loss, {header.unit}", "most in"), rows)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())

@@ -110,6 +110,24 @@ def test_a_profile_is_the_same_with_any_number_of_jobs_and_after_an_interruption
     assert again.digest == profile.digest
 
 
+def test_a_table_may_have_candidates_of_its_own(model: ImportedModel, tmp_path: Path) -> None:
+    wanted = replace(options(tmp_path), table_schemes=("c2row", "u3g32", "c3row"), tokens=64)
+    assert [scheme.name for scheme in wanted.table_weights] == ["c2row", "c3row"]
+    made = profile_model(model, tmp_path, wanted)
+    assert made.header.table_weights == ("c2row", "c3row") == Profile.header_of(tmp_path).table_weights
+    found = {name: set(made.scores(name).weights) for name in ("table", "layer.0.q")}
+    assert found["table"] - found["layer.0.q"] == {"c2row", "c3row"}
+    plan = allocate(made, Budgets(max_bytes=budget(made, 0.02))).plan
+    assert "row" in str(plan.schemes["table"])
+    artifact = pipeline.compile_model(model, tmp_path / "artifact", Options(plan=plan))
+    assert artifact.manifest.run_bytes == allocate(made, Budgets(max_bytes=budget(made, 0.02))).bytes
+
+
+def test_tables_have_more_candidates_unless_schemes_are_named() -> None:
+    assert [scheme.name for scheme in ProfileOptions().table_weights] == ["c2row", "c3row"]
+    assert ProfileOptions(schemes=("u4g32",)).table_weights == ()
+
+
 def test_a_folder_of_another_profile_is_refused(model: ImportedModel, profile: Profile) -> None:
     other = replace(options(profile.folder), metric="output_mse")
     with pytest.raises(InputError, match="the folder holds a profile of something else"):

@@ -66,7 +66,7 @@ class Figures:
 
 
 def uniform_plans(profile: Profile, choices: Mapping[str, tuple[Decision, ...]]) -> list[dict[str, Scheme]]:
-    """Every scheme for the linear layers with every scheme for the table and its own, 8-bit activations and 16-bit caches."""
+    """Every scheme for the linear layers with every scheme for the table, 8-bit activations and 16-bit caches."""
     names = [name for name in profile.header.weights if all(_has(found, name) for found in choices.values())]
     tabled = [choices[site.name] for site in profile.header.sites if site.kind == "table"]
     tables = [*names, *(name for name in profile.header.table_weights if all(_has(found, name) for found in tabled))]

@@ -144,7 +144,7 @@ def profile_model(
     from bitwright.compiling.calibration import calibrated, calibration_windows
     from bitwright.compiling.transforming import transformed
     from bitwright.frontend.interpreter import Interpreter
-    from bitwright.moments import calibration_digest
+    from bitwright.moments import apart, calibration_digest
     from bitwright.passes.sensitivity.find import metric_named
 
     options, tell = options or ProfileOptions(), tell or (lambda _: None)
@@ -204,7 +204,10 @@ def profile_model(
         profile = Profile.begin(folder, header)
         np.save(folder / "windows.npy", windows)
         maps = _maps(imported, program, interpreter, windows, options, folder, tell)
-        run = _Run(imported, program, interpreter, chosen, moments, options, metric, profile, maps, tell, progress)
+        free = len(apart(windows))
+        run = _Run(
+            imported, program, interpreter, chosen, free, moments, options, metric, profile, maps, tell, progress
+        )
         run.all_sites(stack.enter_context(ThreadPoolExecutor(options.jobs)))
     return Profile.read(folder)
 
@@ -255,12 +258,13 @@ def _maps(
 
 @dataclass(frozen=True)
 class _Run:
-    """One profile at work."""
+    """One profile at work; ``apart``: so many of the windows say nothing of the order of tokens."""
 
     imported: ImportedModel
     program: Program
     interpreter: Interpreter
     windows: Ids
+    apart: int
     moments: Moments | None
     options: ProfileOptions
     metric: Metric
@@ -281,7 +285,8 @@ class _Run:
             self.tell(f"run the model for {batch[0].name} to {batch[-1].name}")
             wanted = [site for site in batch if self.options.weights or not site.weight]
             values, gradients = _watched(wanted, points)
-            observed = observe(self.interpreter, self.windows, values, gradients, seed=self.options.seed)
+            windows = self._read_for(batch[0], points)
+            observed = observe(self.interpreter, windows, values, gradients, seed=self.options.seed)
             for site in batch:
                 self.tell(f"score {site.name}")
                 self.profile.put(self._scores(site, points, observed, executor))
@@ -299,6 +304,9 @@ class _Run:
         for site in _by_layer(self.program.sites):
             if self.profile.has(site.name):
                 continue
+            if batch and len(self._read_for(site, points)) != len(self._read_for(batch[0], points)):
+                yield batch
+                batch, used = [], 0
             size = 4 * self.windows.size * (site.shape[0] * (2 if not site.weight else 1) + site.shape[1])
             size = 4 * self.windows.size * site.shape[1] if _gives_logits(site, points) else size
             size = size if self.options.weights or not site.weight else 0
@@ -309,6 +317,12 @@ class _Run:
             used += size
         if batch:
             yield batch
+
+    def _read_for(self, site: Site, points: Points) -> Ids:
+        """The windows that score a site: rows of tokens only by those that had no part in their order."""
+        if points.rank is None or not (site.kind == "table" or _gives_logits(site, points)):
+            return self.windows
+        return self.windows[: self.apart]
 
     def _scores(self, site: Site, points: Points, observed: Observed, executor: Executor) -> SiteScores:
         from bitwright.passes.legality import reason

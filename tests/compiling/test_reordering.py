@@ -22,7 +22,7 @@ from bitwright.frontend.calibrate.products import products
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.frontend.reorder.hidden import hidden_places
-from bitwright.moments import Moments, MomentStore, costs_of
+from bitwright.moments import FREQUENCIES, Moments, MomentStore, apart, costs_of
 from bitwright.options import make_options
 from bitwright.plan import Plan, check_order
 from bitwright.runs import parse_weights
@@ -78,6 +78,14 @@ def test_costs_are_the_definition(tmp_path: Path) -> None:
     x, g = (np.asarray(array, np.float64) for array in (seen.values[up.activation], seen.gradients[up.output]))
     expected = (g**2 * (x**2).sum(axis=1, keepdims=True)).mean(axis=0)
     np.testing.assert_allclose(moments.store.get(costs_of(up.output)), expected, rtol=1e-3)
+
+
+def test_the_first_quarter_of_the_text_has_no_part_in_the_order_of_tokens(tmp_path: Path) -> None:
+    model = decoder(Shape(layers=1))
+    moments, windows = calibrated(model, tmp_path)
+    probabilities = [np.exp(_log_softmax(Interpreter(model.graph).logits(window))).mean(0) for window in windows]
+    assert len(apart(windows)) == 1
+    np.testing.assert_allclose(moments.store.get(FREQUENCIES), np.mean(probabilities[1:], axis=0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("rotate", [(), ("residual", "hidden")])

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitwright.frontend.calibrate.gradients import sampled_labels
+from bitwright.moments import apart
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ class Weighted:
     Attributes:
         moments: H float32 [width, width] by activation.
         costs: E[g_o**2 |x|**2], float32 [width], by output.
-        frequencies: mean predicted probability of each token, float32 [vocabulary].
+        frequencies: mean predicted probability of each token, float32 [vocabulary], over windows behind those apart.
     """
 
     moments: Tensors
@@ -65,7 +66,8 @@ def weighted_moments(
     expected: list[torch.Tensor] = []
     for number, window in enumerate(windows):
         rows_of, size_of, cost_of, predicted = _window(interpreter, window, outputs, number)
-        expected.append(predicted)
+        if number >= len(apart(windows)) or len(windows) == 1:
+            expected.append(predicted)
         for name, rows in rows_of.items():
             size = size_of[name]
             weighted = rows * size[:, None]

@@ -174,6 +174,16 @@ def test_runs_of_ordered_rows_are_found_by_token(tmp_path: Path, text: Path) -> 
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
+def test_ordered_models_are_trained_as_others(tmp_path: Path, text: Path) -> None:
+    model = replace(decoder(Shape(layers=1, hidden=64)), tokenizer_json=word_tokenizer())
+    options = make_options(
+        quantizer="gptq", calibration=text, weigh_tokens=True, reorder=True, scheme="u5g32a8", reconstruct=2, distill=2
+    )
+    session = bitwright.load(pipeline.compile_model(model, tmp_path / "out", options).folder)
+    expected, found = Interpreter(model.graph).logits(IDS), session.logits(IDS)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
+
+
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

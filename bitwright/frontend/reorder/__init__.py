@@ -1,1 +1,1 @@
-"""Put the units of hidden layers in another order: a permutation that weights before and behind absorb."""
+"""Put hidden units and rows of the token table in another order, which nothing outside the model sees."""

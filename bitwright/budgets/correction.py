@@ -25,6 +25,7 @@ from bitwright.sensitivity import Profile
 
 if TYPE_CHECKING:
     from bitwright.budgets.simulation import Simulation
+    from bitwright.compiling.transforming import Transformed
     from bitwright.frontend.model import ImportedModel
     from bitwright.moments import Ids
     from bitwright.site import Site
@@ -61,21 +62,17 @@ class Measurer:
     def _windows(self) -> Ids:
         return np.load(self.profile.folder / "windows.npy")  # type: ignore[no-any-return]
 
-    def simulation(self, windows: Ids, skip: int = 0) -> Simulation:
-        """The profile's model on any windows of token ids.
+    @cached_property
+    def transformed(self) -> Transformed:
+        """The profile's model as it was quantized, and its moments.
 
         Raises:
             InputError: the model is not what was profiled.
         """
         from bitwright import pipeline
-        from bitwright.budgets.profiling import site_quantizer
-        from bitwright.budgets.simulation import Simulation
-        from bitwright.cachemaps import CacheMaps
         from bitwright.compiling.transforming import transformed
         from bitwright.frontend.calibrate.points import Points
-        from bitwright.frontend.interpreter import Interpreter
         from bitwright.moments import Moments, MomentStore
-        from bitwright.options import Options
 
         header = self.profile.header
         imported = pipeline.load_model(self.model or header.model, self.tell, None)
@@ -86,10 +83,26 @@ class Measurer:
         store = MomentStore(self.profile.folder / "calibration", header.moments)
         activations = {weight: product.activation for weight, product in Points.of(imported.graph).products.items()}
         moments = Moments(store, activations, header.tokens) if header.moments else None
-        ready = transformed(
+        return transformed(
             imported, moments, equalise=bool(header.equalised), reorder=bool(header.reordered), rotate=header.rotated
         )
-        imported, moments = ready.model, ready.moments
+
+    def simulation(self, windows: Ids, skip: int = 0) -> Simulation:
+        """The profile's model on any windows of token ids.
+
+        Raises:
+            InputError: the model is not what was profiled.
+        """
+        from bitwright import pipeline
+        from bitwright.budgets.profiling import site_quantizer
+        from bitwright.budgets.simulation import Simulation
+        from bitwright.cachemaps import CacheMaps
+        from bitwright.frontend.calibrate.points import Points
+        from bitwright.frontend.interpreter import Interpreter
+        from bitwright.options import Options
+
+        header = self.profile.header
+        imported, moments = self.transformed.model, self.transformed.moments
         program = pipeline.sites_of(imported, Options(), self.tell)
 
         def weights(site: Site) -> Floats:

@@ -68,7 +68,7 @@ def _ingredients(bits: int) -> Iterator[tuple[str, str]]:
     alone = [f"auto+rotate={part}" for part in PARTS] if bits == 3 else []  # each rotation by itself
     for method in (*QUANTIZERS, *(f"auto+{part}" for part in added), *alone, trained):
         yield method, f"u{bits}g32a8"
-    for method in ("auto", BEST):
+    for method in ("auto", BEST, f"{BEST}+{whole}"):
         yield method, f"c{bits}g32a8"
 
 

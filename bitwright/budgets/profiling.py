@@ -320,7 +320,7 @@ class _Run:
 
     def _read_for(self, site: Site, points: Points) -> Ids:
         """The windows that score a site: rows of tokens only by those that had no part in their order."""
-        if points.rank is None or not (site.kind == "table" or _gives_logits(site, points)):
+        if points.rank is None or not _has_row_per_token(site, points):
             return self.windows
         return self.windows[: self.apart]
 
@@ -339,7 +339,7 @@ class _Run:
         if not self.options.weights:
             return SiteScores(site.name)
         weights = np.ascontiguousarray(self.program.parameters[site.weight].load(), dtype=np.float32)
-        more = self.options.table_weights if site.kind == "table" or _gives_logits(site, points) else ()
+        more = self.options.table_weights if _has_row_per_token(site, points) else ()
         candidates = (*self.options.weights, *more)
         schemes = [scheme for scheme in candidates if reason(site, LinearScheme(scheme), isa) is None]
         look_ups = None
@@ -379,7 +379,7 @@ class _Run:
         def divergence(error: Floats) -> float:
             from bitwright.budgets.simulation import divergence_of_error
 
-            return divergence_of_error(self.interpreter, self.windows, site.weight, error)
+            return divergence_of_error(self.interpreter, self._read_for(site, points), site.weight, error)
 
         return Evidence(inputs, of_logits if _gives_logits(site, points) else of_outputs, divergence)
 
@@ -387,6 +387,10 @@ class _Run:
 def _gives_logits(site: Site, points: Points) -> bool:
     """Does the site compute the logits, so that gradients there need no backward pass (and would not fit)?"""
     return site.tied or (site.name.startswith("head") and site.weight in points.products)
+
+
+def _has_row_per_token(site: Site, points: Points) -> bool:
+    return site.kind == "table" or _gives_logits(site, points)
 
 
 def _watched(batch: list[Site], points: Points) -> tuple[set[str], set[str]]:

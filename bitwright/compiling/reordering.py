@@ -107,9 +107,10 @@ def _token_order(model: ImportedModel, moments: Moments) -> tuple[TokenRows, Ord
     place = token_rows(model.graph)
     if place is None:
         return None
-    squares = [_squares(model, name, axis=1) for name in place.tables]
-    squares += [_squares(model, name, axis=0) for name in place.heads]
-    cost = moments.store.get(FREQUENCIES).astype(np.float64) * np.sum(squares, axis=0)
+    squares = _squares(model, place.table, axis=1)
+    if place.head is not None:
+        squares = squares + _squares(model, place.head, axis=0)
+    cost = moments.store.get(FREQUENCIES) * squares
     return place, np.argsort(-cost, kind="stable")
 
 

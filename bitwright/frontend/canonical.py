@@ -12,7 +12,7 @@ from math import prod
 import onnx_ir as ir
 
 from bitwright.errors import UnsupportedError
-from bitwright.frontend.graph import BITWRIGHT_DOMAIN, attribute, describe, dims, integers
+from bitwright.frontend.graph import BITWRIGHT_DOMAIN, attribute, describe, dims, integers, token_ids
 
 ELEMENTWISE = {
     "Add",
@@ -51,8 +51,7 @@ def _is_choice(node: ir.Node) -> bool:
     axis, rank = attribute(node, "axis", 0), len(dims(source) or ())
     if _is_constant(indices):
         return axis in (-1, rank - 1) and rank == 3 and len(dims(indices) or ()) == 1
-    between = None if indices is None else indices.producer()
-    ids = between.inputs[1] if between is not None and between.op_type == "Gather" else indices
+    ids = token_ids(indices)
     return axis == 0 and _is_constant(source) and ids is not None and ids.is_graph_input()
 
 
@@ -117,7 +116,9 @@ def _is_rotation(node: ir.Node) -> bool:
 
 _ATTENTION = _Rule(_is_attention, "3-D q, k and v, no mask, cache from the graph's inputs, head counts and scale given")
 RULES: dict[tuple[str, str], _Rule] = {
-    ("", "Gather"): _Rule(_is_choice, "rows of a constant table picked by an input, axis 0"),
+    ("", "Gather"): _Rule(
+        _is_choice, "rows of a constant table picked by an input, axis 0, or all elements of rows in a constant order"
+    ),
     ("", "MatMul"): _Rule(_is_linear, "[1, n, in] times a weight [in, out]"),
     ("", "RMSNormalization"): _Rule(_is_norm, "over the last axis, with constant gain"),
     ("", "LayerNormalization"): _Rule(_is_norm, "over the last axis, with constant gain and bias"),

@@ -55,6 +55,12 @@ def producer(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
 
 
+def token_ids(indices: ir.Value | None) -> ir.Value | None:
+    """What a look-up reads: its indices, or, if these are rows that another look-up finds, that one's indices."""
+    node = producer(indices)
+    return node.inputs[1] if node is not None and node.op_type == "Gather" else indices
+
+
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """Value of an attribute, or ``default`` where the node does not carry it."""
     found = node.attributes.get(name)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import bitwright
 from bitwright import pipeline
 from bitwright.allocation import Budgets
 from bitwright.budgets.budgeted import budgeted
 from bitwright.budgets.correction import Measurer
+from bitwright.budgets.profiling import ProfileOptions, profile_model
 from bitwright.compiling.reordering import orders_of, reordered
 from bitwright.compiling.transforming import transformed
 from bitwright.errors import InputError, UsageError
@@ -25,6 +28,7 @@ from bitwright.frontend.reorder.hidden import hidden_places
 from bitwright.moments import FREQUENCIES, Moments, MomentStore, apart, costs_of
 from bitwright.options import make_options
 from bitwright.plan import Plan, check_order
+from bitwright.program import TOKEN_RANK
 from bitwright.runs import parse_weights
 from bitwright.scheme import CacheScheme, LinearScheme
 from tests.canonical_model import Shape, decoder
@@ -148,6 +152,10 @@ def test_an_artifact_with_ordered_rows_answers_in_tokens(tmp_path: Path, text: P
     for reorder in (False, True):
         options = make_options(**settings, reorder=reorder)  # type: ignore[arg-type]
         folders[reorder] = pipeline.compile_model(model, tmp_path / str(reorder), options).folder
+    assert [TOKEN_RANK in load_file(folders[reorder] / "weights.safetensors") for reorder in (False, True)] == [
+        False,
+        True,
+    ]
     before, after = (bitwright.load(folders[reorder]) for reorder in (False, True))
     expected = before.logits(IDS)
     np.testing.assert_allclose(after.logits(IDS), expected, rtol=0, atol=1e-4)
@@ -168,10 +176,41 @@ def test_runs_of_ordered_rows_are_found_by_token(tmp_path: Path, text: Path) -> 
     caches = {f"layer.0.{letter}_cache": CacheScheme.parse(f"{letter}16") for letter in "kv"}
     plan = Plan({**schemes, **caches}, model.digest, "")
     options = make_options(quantizer="gptq", calibration=text, weigh_tokens=True, reorder=True)
-    session = bitwright.load(pipeline.compile_model(model, tmp_path / "out", replace(options, plan=plan)).folder)
+    folder = pipeline.compile_model(model, tmp_path / "out", replace(options, plan=plan)).folder
+    assert sorted(load_file(folder / "weights.safetensors")[TOKEN_RANK]) == list(range(101))
+    session = bitwright.load(folder)
     expected = Interpreter(model.graph).logits(IDS)
     found = session.logits(IDS)
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("reorder", [False, True])
+def test_rows_of_tokens_are_scored_on_text_that_had_no_part_in_their_order(
+    model: ImportedModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reorder: bool
+) -> None:
+    from bitwright.frontend.calibrate import gradients
+
+    read: dict[bool, set[int]] = {True: set(), False: set()}
+
+    def watched(*args: Any, **options: Any) -> Any:
+        seen = observe(*args, **options)
+        _, windows, values, _ = args
+        read[_head_input(model) in values].add(len(windows))
+        return seen
+
+    monkeypatch.setattr(gradients, "observe", watched)
+    options = ProfileOptions(
+        schemes=("u3g32",), quantizer="gptq", calibration=text, reorder=reorder, weigh_tokens=True, tokens=1 << 20
+    )
+    made = profile_model(model, tmp_path, options)
+    windows = np.load(made.folder / "windows.npy")
+    assert len(apart(windows)) < len(windows)
+    expected = len(apart(windows)) if reorder else len(windows)
+    assert read[True] == {expected} and read[False] <= {len(windows)}
+
+
+def _head_input(model: ImportedModel) -> str:
+    return next(p.activation for p in products(model.graph) if p.output == "logits")
 
 
 def test_ordered_models_are_trained_as_others(tmp_path: Path, text: Path) -> None:

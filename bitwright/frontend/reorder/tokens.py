@@ -28,13 +28,13 @@ class TokenRows:
     """Matrices that have a row per token.
 
     Attributes:
-        tables: names of tensors [tokens, width], looked up or multiplied as they are.
-        heads: names of tensors [width, tokens].
+        table: name of the tensor [tokens, width] that is looked up.
+        head: name of the tensor [width, tokens] that makes the logits; None: the table does.
         tokens: how many there are.
     """
 
-    tables: tuple[str, ...]
-    heads: tuple[str, ...]
+    table: str
+    head: str | None
     tokens: int
 
 
@@ -52,16 +52,15 @@ def token_rows(model: ir.Model) -> TokenRows | None:
     tokens = constant_shape(table)[0]
     if readers != known or len(weight.uses()) != 1 or not (tied or constant_shape(weight)[1:] == (tokens,)):
         return None
-    return TokenRows((str(table.name),), () if tied else (str(weight.name),), tokens)
+    return TokenRows(str(table.name), None if tied else str(weight.name), tokens)
 
 
 def reorder_tokens(model: ir.Model, place: TokenRows, order: Order) -> None:
     """Let token ``order[i]`` have row ``i``; the weights of ``model`` change, and its graph."""
     editor, weights = Editor(model), model.graph.initializers
-    for name in place.tables:
-        change(weights[name], lambda tensor: tensor[order])
-    for name in place.heads:
-        change(weights[name], lambda tensor: tensor[:, order])
+    change(weights[place.table], lambda tensor: tensor[order])
+    if place.head is not None:
+        change(weights[place.head], lambda tensor: tensor[:, order])
     rank = np.empty(place.tokens, np.int32)
     rank[order] = np.arange(place.tokens, dtype=np.int32)
     places = editor.initializer(rank, TOKEN_RANK)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bitwright.errors import UnsupportedError
-from bitwright.frontend.graph import Editor, describe, is_op, producer, scalar
+from bitwright.frontend.graph import Editor, describe, is_op, scalar, token_ids
 from bitwright.frontend.neighbours import change, constant_shape, linear, own, readers
 from bitwright.frontend.rotate.change import Change
 from bitwright.frontend.rotate.node import rotate, rotate_behind
@@ -127,8 +127,7 @@ def _looks_up_tokens(node: ir.Node) -> bool:
     """Does the node pick rows of a matrix by token, directly or by way of a table of the tokens' rows?"""
     if node.op_type != "Gather" or len(constant_shape(node.inputs[0])) != 2:
         return False
-    between = producer(node.inputs[1])
-    ids = between.inputs[1] if between is not None and between.op_type == "Gather" else node.inputs[1]
+    ids = token_ids(node.inputs[1])
     return ids is not None and ids.name == "input_ids"
 
 

@@ -34,7 +34,8 @@ def budgeted(
     """
     from bitwright.budgets.allocating import Settings
     from bitwright.budgets.correction import Measurer, allocate_corrected
-    from bitwright.budgets.profiling import ProfileOptions, profile_model
+    from bitwright.budgets.profile_options import ProfileOptions
+    from bitwright.budgets.profiling import profile_model
 
     codes = folder / "codes"
     wanted = ProfileOptions(

@@ -94,7 +94,7 @@ class Measurer:
             InputError: the model is not what was profiled.
         """
         from bitwright import pipeline
-        from bitwright.budgets.profiling import site_quantizer
+        from bitwright.budgets.scoring import site_quantizer
         from bitwright.budgets.simulation import Simulation
         from bitwright.cachemaps import CacheMaps
         from bitwright.frontend.calibrate.points import Points

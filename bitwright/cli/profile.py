@@ -60,7 +60,8 @@ def command(
     from bitwright.budgets.cache_report import cache_costs
     from bitwright.budgets.correction import Measurer
     from bitwright.budgets.cross_check import cross_check
-    from bitwright.budgets.profiling import ProfileOptions, profile_model
+    from bitwright.budgets.profile_options import ProfileOptions
+    from bitwright.budgets.profiling import profile_model
     from bitwright.plans.activations import activation_losses
     from bitwright.rotated_parts import parse_parts
 

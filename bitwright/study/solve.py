@@ -80,7 +80,8 @@ class Desk:
         return self._profiles[metric]
 
     def _made(self, metric: str) -> Profile:
-        from bitwright.budgets.profiling import ProfileOptions, profile_model
+        from bitwright.budgets.profile_options import ProfileOptions
+        from bitwright.budgets.profiling import profile_model
 
         request = self.request
         options = ProfileOptions(

@@ -14,7 +14,8 @@ import pytest
 from bitwright import pipeline
 from bitwright.allocation import Budgets
 from bitwright.budgets.allocating import Settings, allocate, site_choices
-from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.profile_options import ProfileOptions
+from bitwright.budgets.profiling import profile_model
 from bitwright.errors import InfeasibleError, InputError, UnsupportedError, UsageError
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options
@@ -23,6 +24,7 @@ from bitwright.runs import MixedScheme, Scheme, WeightsScheme, runs_of
 from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.sensitivity import Profile
 from bitwright.site import Site
+from tests import unusual_models
 from tests.canonical_model import Shape, decoder
 
 SHAPE = Shape(layers=2, width=128, heads=4, kv_heads=2, head_dim=32, hidden=192, vocab=320)
@@ -121,6 +123,18 @@ def test_a_table_may_have_candidates_of_its_own(model: ImportedModel, tmp_path: 
     assert "row" in str(plan.schemes["table"])
     artifact = pipeline.compile_model(model, tmp_path / "artifact", Options(plan=plan))
     assert artifact.manifest.run_bytes == allocate(made, Budgets(max_bytes=budget(made, 0.02))).bytes
+
+
+def test_positions_are_scored_as_often_as_each_other_and_have_no_more_candidates(tmp_path: Path) -> None:
+    model = unusual_models.learned_positions()
+    wanted = ProfileOptions(schemes=("u3g32",), table_schemes=("c3row",), quantizer="rtn", tokens=256)
+    made = profile_model(model, tmp_path, wanted)
+    found = {site.name: made.scores(site.name).weights for site in made.header.sites if site.kind == "table"}
+    assert {name: set(scores) for name, scores in found.items()} == {
+        "table": {"u3g32", "c3row"},
+        "table.extra": {"u3g32"},
+    }
+    assert (found["table.extra"]["u3g32"] > 0).all()
 
 
 def test_tables_have_more_candidates_unless_schemes_are_named() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from bitwright import pipeline
 from bitwright.budgets.cache_report import cache_costs
-from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.profile_options import ProfileOptions
+from bitwright.budgets.profiling import profile_model
 from bitwright.budgets.storage import weights_file_bytes
 from bitwright.cachemaps import mapped_cache
 from bitwright.options import Options

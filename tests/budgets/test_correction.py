@@ -14,7 +14,8 @@ from bitwright.budgets.allocating import Settings, allocate
 from bitwright.budgets.contributions import contributions
 from bitwright.budgets.correction import LEAST, MOST, Measurer, allocate_corrected, corrected
 from bitwright.budgets.cross_check import cross_check
-from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.profile_options import ProfileOptions
+from bitwright.budgets.profiling import profile_model
 from bitwright.budgets.simulation import as_read
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel

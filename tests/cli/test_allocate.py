@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.profile_options import ProfileOptions
+from bitwright.budgets.profiling import profile_model
 from bitwright.plan import Plan
 from tests.canonical_model import Shape, decoder
 from tests.cli.conftest import Command

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.profile_options import ProfileOptions
+from bitwright.budgets.profiling import profile_model
 from bitwright.frontend.model import ImportedModel
 from bitwright.sensitivity import Profile
 

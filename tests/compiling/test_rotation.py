@@ -14,7 +14,8 @@ from bitwright import pipeline
 from bitwright.allocation import Budgets
 from bitwright.budgets.budgeted import budgeted
 from bitwright.budgets.correction import Measurer
-from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.profile_options import ProfileOptions
+from bitwright.budgets.profiling import profile_model
 from bitwright.compiling.rotation import rotated
 from bitwright.compiling.transforming import transformed
 from bitwright.errors import InputError, UsageError

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bitwright import pipeline
-from bitwright.budgets.profiling import ProfileOptions, profile_model
+from bitwright.budgets.profile_options import ProfileOptions
+from bitwright.budgets.profiling import profile_model
 from bitwright.errors import InputError, UsageError
 from bitwright.study.measure import Laboratory
 from bitwright.study.report import Report

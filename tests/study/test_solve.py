@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bitwright.budgets.profile_options import ProfileOptions
 from bitwright.errors import InputError
 from bitwright.sensitivity import Profile
 from bitwright.study.registered import chosen
@@ -72,7 +73,7 @@ def test_a_missing_profile_is_made_with_the_studys_options(tmp_path: Path, monke
 
     asked = []
 
-    def make(model: str, folder: Path, options: profiling.ProfileOptions, **_: Any) -> Profile:
+    def make(model: str, folder: Path, options: ProfileOptions, **_: Any) -> Profile:
         asked.append((model, folder, options))
         return write_profile(folder)
 

@@ -29,7 +29,8 @@ class LookUps:
     """How a table's rows are read as embeddings.
 
     Attributes:
-        frequency: float64 [vocabulary], how often each token is expected, summing to 1.
+        frequency: float64 [rows], how often each row is expected, summing to 1: by the model's predictions of tokens,
+            or every position as often as another.
         square: float64 [width], mean square of the gradient at looked-up rows.
     """
 

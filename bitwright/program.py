@@ -86,6 +86,7 @@ class Program:
             set by ``find_sites``.
         plan: set by ``annotate``.
         team_kernels: kernels of ``decode`` that threads can share, by the name of their function in the module.
+        tile_functions: PrimFuncs by global variable that kernels call and Relax does not see; set by ``lower``.
         step: the decode step, once ``flatten_decode`` has taken it out of the module.
         step_refused: why it could not; empty if it did.
         events: what passes want the report to say (counts of fallbacks, fusions), by pass name.
@@ -101,6 +102,7 @@ class Program:
     prefill_macs: tuple[int, int] = (0, 0)
     plan: Plan | None = None
     team_kernels: Mapping[str, TeamKernel] = field(default_factory=dict)
+    tile_functions: Mapping[Any, Any] = field(default_factory=dict)
     step: Step | None = None
     step_refused: str = ""
     events: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

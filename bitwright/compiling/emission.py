@@ -64,9 +64,9 @@ def write(
         for folder in (path.parent, Path(tempfile.gettempdir())):
             reserve(folder)
         try:
-            functions = {}
+            functions = dict(program.tile_functions)
             if step is not None and plan_of_step is not None:
-                functions = step_functions(step.program, plan_of_step, step.workers, step.vocab, target.triple)
+                functions |= step_functions(step.program, plan_of_step, step.workers, step.vocab, target.triple)
             build_library(module, target, path, functions)
         except RuntimeError as error:
             raise UsageError(

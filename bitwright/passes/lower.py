@@ -16,6 +16,7 @@ from tvm import relax
 from bitwright import relax_ops
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
+from bitwright.codegen.linear.tile_functions import TileFunctions
 from bitwright.codegen.team import TeamKernel
 from bitwright.passes.base import rewrite, with_event
 from bitwright.passes.caches import cache_specs
@@ -44,6 +45,7 @@ class Lower:
     def __call__(self, program: Program) -> Program:
         kernels: dict[Any, Any] = {}
         teams: dict[str, TeamKernel] = {}
+        tiles = TileFunctions()
         fallbacks: set[tuple[str, str]] = set()
         caches = cache_specs(program, program.plan)
         stored = {f"{t.name}.{i}": t for i, cache in enumerate(caches) for t in (cache.keys, cache.values)}
@@ -55,7 +57,7 @@ class Lower:
             return relax.Var(variable.name, relax.TensorType(list(tensor.shape), tensor.dtype))
 
         def visit(rewriter: Any, variable: Any, value: Any) -> Any:
-            lowering = Lowering(rewriter, value, self.isa, self.threads, caches, kernels, teams, self.schedules)
+            lowering = Lowering(rewriter, value, self.isa, self.threads, caches, kernels, teams, self.schedules, tiles)
             name = relax_ops.name_of(value)
             if name is not None:
                 return LOWERINGS[name](lowering)
@@ -68,5 +70,8 @@ class Lower:
             return result
 
         module = rewrite(program.module, visit, retype=retype)
-        lowered = replace(program, module=module, team_kernels=teams)
-        return with_event(lowered, self.name, kernels=len(kernels), left_to_tvm=len(fallbacks))
+        functions = tiles.functions()
+        lowered = replace(program, module=module, team_kernels=teams, tile_functions=functions)
+        return with_event(
+            lowered, self.name, kernels=len(kernels), tile_functions=len(functions), left_to_tvm=len(fallbacks)
+        )

@@ -31,7 +31,8 @@ from bitwright.codegen.linear import (
     linear_spec,
     linear_team_kernel,
 )
-from bitwright.codegen.linear.schedule import Schedules, default_schedule
+from bitwright.codegen.linear.schedule import Schedules
+from bitwright.codegen.linear.tile_functions import TileFunctions
 from bitwright.codegen.norm import NormSpec, build_norm
 from bitwright.codegen.order import PutInOrderSpec, build_put_in_order, put_in_order_team_kernel
 from bitwright.codegen.quantized_rows import QuantizedRows
@@ -60,6 +61,7 @@ class Lowering:
         kernels: spec to global variable, shared by the module's functions.
         teams: kernels that a team of threads can share, by the name of their function.
         schedules: chooses the knobs of linear kernels.
+        tiles: functions that linear kernels share.
     """
 
     rewriter: Any
@@ -69,7 +71,8 @@ class Lowering:
     caches: tuple[CacheSpec, ...]
     kernels: dict[Any, Any]
     teams: dict[str, TeamKernel]
-    schedules: Schedules = default_schedule
+    schedules: Schedules
+    tiles: TileFunctions
 
     @property
     def rows(self) -> Any:
@@ -134,7 +137,9 @@ def _packed_linear(at: Lowering) -> Any:
     spec = _matrix(at, bias=bool(at.attribute("has_bias")), residual="has_residual" in at.call.attrs)
     name = f"{spec.name}{'_decode' if at.rows else ''}"
     build = linear_team_kernel if at.rows else build_linear
-    return at.emit(at.kernel(spec, lambda: build(spec, at.isa, name, schedules=at.schedules)), at.call.args)
+    return at.emit(
+        at.kernel(spec, lambda: build(spec, at.isa, name, schedules=at.schedules, shared=at.tiles)), at.call.args
+    )
 
 
 def _packed_glu(at: Lowering) -> Any:

@@ -39,6 +39,13 @@ def test_a_mixed_call_equals_its_parts(isa: Isa, mix: Any, rows: Any, threads: i
     if rows is None and threads > 1:
         pytest.skip("any number of tokens are divided at run time")
     spec = spec_of(mix, rows, bias=True)
+    function = build(build_linear(spec, isa, threads=threads), read_host_target(threads))["linear"]
+    assert_equals_parts(function, spec, isa)
+
+
+def assert_equals_parts(function: Any, spec: MixedSpec, isa: Isa) -> None:
+    """A compiled kernel computes what the oracle says of each part, for one or some tokens."""
+    rows = spec.rows
     layers = [random_layer(part, isa, seed) for seed, part in enumerate(spec.parts)]
     tokens = rows or 7
     x = np.random.default_rng(9).standard_normal((tokens, INPUTS)).astype(np.float32)
@@ -52,7 +59,10 @@ def test_a_mixed_call_equals_its_parts(isa: Isa, mix: Any, rows: Any, threads: i
         else:
             expected.append(reference.linear(x, layer.weights, layer.bias))
         weights += list(layer.packed.values())
-    values["bias"] = np.concatenate([layer.bias for layer in layers if layer.bias is not None])
+    if spec.bias:
+        values["bias"] = np.concatenate([layer.bias for layer in layers if layer.bias is not None])
+    if spec.residual:
+        values["residual"] = np.random.default_rng(3).standard_normal(values["y"].shape).astype(np.float32)
     arguments, rest = [], iter(weights)
     for argument in linear_arguments(spec, isa):
         base = argument.name.split("_")[0]
@@ -66,10 +76,56 @@ def test_a_mixed_call_equals_its_parts(isa: Isa, mix: Any, rows: Any, threads: i
             arguments.append(x)
         else:
             arguments.append(values[argument.name] if argument.name in values else next(rest))
-    function = build(build_linear(spec, isa, threads=threads), read_host_target(threads))["linear"]
     passed = [tensor(a) for a in arguments]
     function(*passed)
-    np.testing.assert_allclose(passed[-1].numpy(), np.concatenate(expected, axis=1), rtol=2e-4, atol=2e-4)
+    whole = np.concatenate(expected, axis=1) + (values["residual"] if spec.residual else 0)
+    np.testing.assert_allclose(passed[-1].numpy(), whole, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+@pytest.mark.parametrize("isa", [AVX2, AVX512VNNI], ids=lambda isa: isa.name)
+def test_kernels_share_the_code_of_their_tiles(isa: Isa, rows: Any) -> None:
+    """Runs of other lengths, in another order, behind other runs, call the same functions."""
+    import tvm
+
+    from bitwright.codegen.builder import read_host_target
+    from bitwright.codegen.linear.tile_functions import TileFunctions
+    from bitwright.codegen.tir_pipeline import register
+
+    if reason := missing(isa):
+        pytest.skip(reason)
+    shared = TileFunctions()
+    first, second, tail, added = (
+        MixedSpec(tuple(LinearSpec(n, INPUTS, LinearScheme.parse(name), False, rows, residual) for name, n in mix))
+        for mix, residual in (
+            ((("u4g32a8", 64), ("c3g64a8", 192), ("f16", 64)), False),
+            ((("c3g64a8", 64), ("u4g32a8", 320)), False),
+            ((("u4g32a8", 64), ("c3g64a8", 17)), False),
+            ((("u4g32a8", 64), ("c3g64a8", 128)), True),
+        )
+    )
+
+    def kernel(spec: MixedSpec, name: str) -> Any:
+        return build_linear(spec, isa, name, threads=2, shared=shared)
+
+    kernels = {"first": kernel(first, "first"), "second": kernel(second, "second")}
+    assert len(shared.functions()) == 3  # one per scheme
+    kernels["tail"] = kernel(tail, "tail")
+    assert len(shared.functions()) == 4  # rows that end within a tile are written with care
+    kernels["added"] = kernel(added, "added")
+    functions = shared.functions()
+    assert len(functions) == 6  # a residual is read
+    library = tvm.compile(tvm.IRModule({**kernels, **functions}), target=read_host_target(2), tir_pipeline=register())
+    for name, spec in (("first", first), ("second", second), ("tail", tail), ("added", added)):
+        assert_equals_parts(library[name], spec, isa)
+
+
+def test_a_kernel_of_one_part_has_its_code_in_place() -> None:
+    from bitwright.codegen.linear.tile_functions import TileFunctions
+
+    shared = TileFunctions()
+    build_linear(LinearSpec(64, 96, LinearScheme.parse("u4g32a8"), rows=1), AVX2, shared=shared)
+    assert not shared.functions()
 
 
 def test_parts_that_read_the_same_activations_share_them() -> None:

@@ -17,6 +17,7 @@ isa.lanes)``                                tensor), ``.storage_bytes`` (padding
 ``GluLinearSpec``, ``build_glu_linear``,    a gated activation and its quantization within the product of gate and up,
 ``joins_glu``                               for any number of tokens, and whether there is such a kernel
 ``linear_team_kernel(spec, isa, name)``     one token, as work for a team of threads that runs already
+``tile_functions.TileFunctions``            functions that the kernels of a module share, where they have several parts
 ========================================== =========================================================================
 
 Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per group, ``u..row`` means G = inputs):
@@ -31,7 +32,7 @@ Arguments (tvm tensors, C order; n is a symbolic int64 or 1; G = inputs per grou
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.glu_spec import GluLinearSpec, joins_glu
@@ -39,6 +40,9 @@ from bitwright.codegen.linear.legality import require_legal, why_illegal
 from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
 from bitwright.codegen.linear.spec import AnyLinear, LinearSpec, MixedSpec, linear_arguments, linear_spec
 from bitwright.codegen.team import TeamKernel, standalone
+
+if TYPE_CHECKING:
+    from bitwright.codegen.linear.tile_functions import TileFunctions
 
 __all__ = [
     "AnyLinear",
@@ -59,23 +63,29 @@ __all__ = [
 
 
 def build_linear(
-    spec: AnyLinear, isa: Isa, name: str = "linear", threads: int = 2, schedules: Schedules = default_schedule
+    spec: AnyLinear,
+    isa: Isa,
+    name: str = "linear",
+    threads: int = 2,
+    schedules: Schedules = default_schedule,
+    shared: TileFunctions | None = None,
 ) -> Any:
     """The PrimFunc that computes ``spec`` with ``isa``; its arguments are ``linear_arguments(spec, isa)``.
 
     Args:
         threads: what the work of one token is divided among; any number of tokens are divided at run time.
         schedules: chooses the knobs of each part.
+        shared: takes the functions that kernels of several parts call, to be compiled along; None: code in place.
 
     Raises:
         UnsupportedError: there is no such kernel; the error says why.
     """
     if spec.rows == 1:
-        return standalone(linear_team_kernel(spec, isa, name, schedules), threads)
+        return standalone(linear_team_kernel(spec, isa, name, schedules, shared), threads)
     require_legal(spec, isa)
     from bitwright.codegen.linear.kernel import prefill_kernel
 
-    return prefill_kernel(spec, isa, name, schedules)
+    return prefill_kernel(spec, isa, name, schedules, shared)
 
 
 def build_glu_linear(
@@ -93,9 +103,13 @@ def build_glu_linear(
 
 
 def linear_team_kernel(
-    spec: AnyLinear, isa: Isa, name: str = "linear", schedules: Schedules = default_schedule
+    spec: AnyLinear,
+    isa: Isa,
+    name: str = "linear",
+    schedules: Schedules = default_schedule,
+    shared: TileFunctions | None = None,
 ) -> TeamKernel:
-    """The kernel of a spec for one token, whose tiles a team of threads shares.
+    """The kernel of a spec for one token, whose tiles a team of threads shares; arguments as for ``build_linear``.
 
     Raises:
         UnsupportedError: there is no such kernel; the error says why.
@@ -103,4 +117,4 @@ def linear_team_kernel(
     require_legal(spec, isa)
     from bitwright.codegen.linear.kernel import team_kernel
 
-    return team_kernel(spec, isa, name, schedules)
+    return team_kernel(spec, isa, name, schedules, shared)

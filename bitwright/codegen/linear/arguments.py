@@ -22,6 +22,7 @@ class Arguments:
     Attributes:
         first: column of y, and element of the bias, that the part's first output belongs to.
         schedule: the part's knobs.
+        tiles: of the part, where its code serves parts of any number of tiles; ``layout`` then has the last one alone.
     """
 
     spec: LinearSpec
@@ -29,8 +30,9 @@ class Arguments:
     layout: PackedLayout
     tokens: Any
     buffers: Mapping[str, Any]
-    first: int = 0
+    first: Any = 0
     schedule: LinearSchedule = LinearSchedule()  # noqa: RUF009 - a frozen value
+    tiles: Any = None
 
     def __getitem__(self, name: str) -> Any:
         return self.buffers[name]
@@ -52,22 +54,22 @@ class Arguments:
     def write(self, row: Any, tile: Any, block: int, value: Any) -> None:
         """y[row, block ``block`` of ``tile``] = value + bias + residual, without touching columns beyond the outputs.
 
-        Only the last tile can be partial, and how many of its rows exist is known while building.
+        Only the last tile can be partial, and how many of its rows exist is known while building, if not which it is.
         """
         partial = self.layout.outputs % self.layout.rows
         if not partial:
             self._write_whole(row, tile, block, value)
             return
-        last = self.layout.tiles - 1
+        last = T.int64(self.layout.tiles - 1) if self.tiles is None else self.tiles - T.int64(1)
         valid = min(max(partial - block * self.layout.lanes, 0), self.layout.lanes)
         if valid == self.layout.lanes:
             self._write_whole(row, tile, block, value)
             return
-        if last:
-            with T.If(tile < T.int64(last)), T.Then():
+        if self.tiles is not None or self.layout.tiles > 1:
+            with T.If(tile < last), T.Then():
                 self._write_whole(row, tile, block, value)
         if valid:
-            with T.If(tile == T.int64(last)), T.Then():
+            with T.If(tile == last), T.Then():
                 self._write_part(row, tile, block, value, valid)
 
     def expect(self, row: Any, tile: Any, block: int) -> None:

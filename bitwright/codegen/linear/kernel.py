@@ -1,4 +1,4 @@
-"""Assembles a linear kernel: arguments, the loops over the tiles of each part, and the generators that fit."""
+"""Assembles a linear kernel: arguments, and which tiles of which part are computed by whom."""
 
 from __future__ import annotations
 
@@ -10,41 +10,57 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import kernel, loop
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.linear.arguments import Arguments, declare, of_parts
-from bitwright.codegen.linear.decode import decode_float, decode_packed
-from bitwright.codegen.linear.prefill import prefill_packed
-from bitwright.codegen.linear.prefill_float import prefill_float
 from bitwright.codegen.linear.schedule import Schedules, default_schedule
-from bitwright.codegen.linear.spec import AnyLinear, linear_arguments
+from bitwright.codegen.linear.spec import AnyLinear, MixedSpec, linear_arguments
+from bitwright.codegen.linear.tile_functions import TileFunctions, compute_tiles
 from bitwright.codegen.team import Phase, TeamKernel
 
-TileBody = Callable[[Any], None]
+Compute = Callable[[Arguments, Any, Any], None]
+"""Emits what computes tiles of a part: (part, first tile, number of tiles)."""
 
 
-def prefill_kernel(spec: AnyLinear, isa: Isa, name: str, schedules: Schedules = default_schedule) -> Any:
+def prefill_kernel(
+    spec: AnyLinear,
+    isa: Isa,
+    name: str,
+    schedules: Schedules = default_schedule,
+    shared: TileFunctions | None = None,
+) -> Any:
     """The PrimFunc for any number of tokens: one parallel loop over the tiles of all parts."""
     with kernel(name) as function:
         parts = declare(function, spec, isa, schedules)
         with loop(sum(args.layout.tiles for args in parts), "parallel") as tile:
-            _dispatch(parts, tile)
+            _dispatch(parts, tile, _compute(spec, shared))
     return function.func
 
 
-def _dispatch(parts: Sequence[Arguments], tile: Any) -> None:
+def _compute(spec: AnyLinear, shared: TileFunctions | None) -> Compute:
+    """Where there are several parts, others differ from them by their lengths alone: their code is shared."""
+    return shared.call if shared is not None and isinstance(spec, MixedSpec) else compute_tiles
+
+
+def _dispatch(parts: Sequence[Arguments], tile: Any, compute: Compute) -> None:
     """Tile ``tile`` of the first part, or of the others when it has fewer."""
     first, *others = parts
-    generator = prefill_packed if first.spec.scheme.terms else prefill_float
     if not others:
-        generator(first, tile)
+        compute(first, tile, 1)
         return
     with T.If(tile < T.int64(first.layout.tiles)):
         with T.Then():
-            generator(first, tile)
+            compute(first, tile, 1)
         with T.Else():
-            _dispatch(others, tile - first.layout.tiles)
+            _dispatch(others, tile - first.layout.tiles, compute)
 
 
-def team_kernel(spec: AnyLinear, isa: Isa, name: str, schedules: Schedules = default_schedule) -> TeamKernel:
+def team_kernel(
+    spec: AnyLinear,
+    isa: Isa,
+    name: str,
+    schedules: Schedules = default_schedule,
+    shared: TileFunctions | None = None,
+) -> TeamKernel:
     """One token: the threads share the bytes of all parts, each reading one run of tiles of every part it reaches."""
+    compute = _compute(spec, shared)
 
     def emit(buffers: Mapping[str, Any], thread: Any, threads: Any) -> None:
         parts = of_parts(spec, isa, 1, buffers, schedules)
@@ -54,9 +70,7 @@ def team_kernel(spec: AnyLinear, isa: Isa, name: str, schedules: Schedules = def
             tile_bytes = args.layout.storage_bytes // args.layout.tiles
             tiles = args.layout.tiles
             bounds = [_tiles_until(at, thread, threads, total, before, tile_bytes, tiles) for at in (0, 1)]
-            body = _decode_body(args)
-            with loop(bounds[1] - bounds[0], start=bounds[0]) as tile:
-                body(tile)
+            compute(args, bounds[0], bounds[1] - bounds[0])
             before += args.layout.storage_bytes
 
     return TeamKernel(name, linear_arguments(spec, isa), 1, (Phase(emit),))
@@ -76,8 +90,3 @@ def _tiles_until(at: int, thread: Any, threads: Any, total: int, before: int, ti
 
 def _int64(value: Any) -> Any:
     return T.int64(value) if isinstance(value, int) else value
-
-
-def _decode_body(args: Arguments) -> TileBody:
-    generator = decode_packed if args.spec.scheme.terms else decode_float
-    return lambda tile: generator(args, tile)

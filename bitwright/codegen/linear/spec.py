@@ -132,13 +132,14 @@ def part_arguments(spec: AnyLinear, isa: Isa) -> tuple[PartArguments, ...]:
         layout = part.layout(isa)
         key = (part.scheme.terms, layout.groups if part.scheme.terms else 0)
         if key not in known:
-            known[key] = _renamed(_activations(part, layout), len(known))
+            known[key] = _renamed(activation_tensors(part, layout), len(known))
         weights = {tensor.name: tensor for tensor in layout.tensors}
         found.append(PartArguments(known[key], _renamed(weights, number)))
     return tuple(found)
 
 
-def _activations(part: LinearSpec, layout: PackedLayout) -> dict[str, TensorSpec]:
+def activation_tensors(part: LinearSpec, layout: PackedLayout) -> dict[str, TensorSpec]:
+    """What a part reads beside its weights, by what generators call it."""
     rows = part.rows or TOKENS
     terms = part.scheme.terms
     if not terms:
@@ -152,6 +153,15 @@ def _renamed(tensors: dict[str, TensorSpec], number: int) -> dict[str, TensorSpe
     return {name: TensorSpec(name + suffix, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
+def result_tensors(spec: AnyLinear) -> Iterator[TensorSpec]:
+    """The result ``y`` last, and what is added to it before."""
+    if spec.bias:
+        yield TensorSpec("bias", "float32", (spec.outputs,))
+    if spec.residual:
+        yield TensorSpec("residual", "float32", (spec.rows or TOKENS, spec.outputs))
+    yield TensorSpec("y", "float32", (spec.rows or TOKENS, spec.outputs))
+
+
 def linear_arguments(spec: AnyLinear, isa: Isa) -> tuple[TensorSpec, ...]:
     """Arguments in order, the result ``y`` last. An extent ``TOKENS`` is the symbolic number of tokens."""
 
@@ -161,10 +171,6 @@ def linear_arguments(spec: AnyLinear, isa: Isa) -> tuple[TensorSpec, ...]:
             yield from part.activations.values()
         for part in parts:
             yield from part.weights.values()
-        if spec.bias:
-            yield TensorSpec("bias", "float32", (spec.outputs,))
-        if spec.residual:
-            yield TensorSpec("residual", "float32", (spec.rows or TOKENS, spec.outputs))
-        yield TensorSpec("y", "float32", (spec.rows or TOKENS, spec.outputs))
+        yield from result_tensors(spec)
 
     return tuple(dict.fromkeys(tensors()))

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
@@ -21,11 +21,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
+from bitwright.codegen import private
 from bitwright.codegen.builder import kernel, loop, symbol
 from bitwright.codegen.step.barrier import POINTER_SYMBOL, SYMBOL, support_ir
 from bitwright.codegen.step.program import Operand, StepProgram
 from bitwright.codegen.step.schedule import Schedule, Task
-from bitwright.codegen.step.worker import RETURNS
 from bitwright.errors import InternalError
 
 NAME = "decode_step"
@@ -55,7 +55,7 @@ def step_functions(
         scalars = [function.scalar(name) for name in _SCALARS]
 
         def run(thread: Any) -> None:
-            _call(names[_THREAD], [*(arguments[name].data for name in _POINTERS), *scalars, thread])
+            private.call(names[_THREAD], [*(arguments[name].data for name in _POINTERS), *scalars, thread])
 
         threads = scalars[1]
         with T.If(threads == T.int64(1)):
@@ -75,7 +75,7 @@ def _thread_function(program: StepProgram, schedule: Schedule, names: Mapping[st
         with T.attr(T.int32(0), "pragma_import_llvm", support_ir(triple)):
             _Body(program, schedule, names, pointers, scalars).emit()
     function = builder.get()
-    return tirx.PrimFunc(function.params, function.body, ret_type=tvm.ir.PrimType(RETURNS))
+    return tirx.PrimFunc(function.params, function.body, ret_type=tvm.ir.PrimType(private.RETURNS))
 
 
 class _Body:
@@ -110,7 +110,7 @@ class _Body:
         operation = self.program.operations[task.operation]
         arguments = [self._argument(a) for a in (*operation.inputs, *operation.results, *operation.scratch)]
         share = [self.scalars["thread"], self.scalars["threads"]]
-        _call(self.names[operation.workers[task.phase]], [*arguments, *share])
+        private.call(self.names[operation.workers[task.phase]], [*arguments, *share])
 
     def _argument(self, operand: Operand | str | int) -> Any:
         if isinstance(operand, str):
@@ -148,10 +148,6 @@ class _Body:
             T.buffer_store(self.ticks, cycles, [T.int64(index)])
 
 
-def _call(function: Any, arguments: Sequence[Any]) -> None:
-    T.evaluate(tvm.ir.Call(function, list(arguments), ret_ty=RETURNS))
-
-
 def _pointer(name: str) -> Any:
     kind = {"weights": "uint64", "state": "uint64", "arena": "uint8", "logits": "float32"}.get(name, "int64")
-    return tirx.Var(name, tvm.ir.PointerType(tvm.ir.PrimType(kind)))
+    return private.pointer(name, kind)

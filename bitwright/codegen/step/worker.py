@@ -1,24 +1,21 @@
 """Kernels as private functions on raw pointers, which the threads of a running step call.
 
 A worker takes the kernel's arguments (a pointer per tensor, int64 scalars), then its scratch, then ``thread`` and
-``threads``. Private functions stay inside the library: no packed calling convention, no checks of arguments. They
-return an int32 that is 0, because TVM makes a function that runs out of memory return -1.
+``threads``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
+from bitwright.codegen.private import pointer, private_function
 from bitwright.codegen.team import THREADS, TeamKernel
 from bitwright.errors import InternalError
-
-RETURNS = "int32"
 
 
 def team_worker(kernel: TeamKernel, phase: int, threads: int) -> Any:
@@ -27,7 +24,7 @@ def team_worker(kernel: TeamKernel, phase: int, threads: int) -> Any:
         T.func_name(f"{kernel.name}_{phase}")
         declared = []
         for spec in (*kernel.arguments, *kernel.scratch):
-            variable = _pointer(spec.name, spec.dtype) if spec.shape else tirx.Var(spec.name, "int64")
+            variable = pointer(spec.name, spec.dtype) if spec.shape else tirx.Var(spec.name, "int64")
             declared.append((spec, T.arg(spec.name, variable)))
         thread = T.arg("thread", tirx.Var("thread", "int64"))
         count = T.arg("threads", tirx.Var("threads", "int64"))
@@ -37,7 +34,7 @@ def team_worker(kernel: TeamKernel, phase: int, threads: int) -> Any:
             buffers[spec.name] = T.decl_buffer(shape, spec.dtype, data=variable) if shape else variable
         kernel.phases[phase].emit(buffers, thread, count)
     function = builder.get()
-    return _private(function.params, function.body, {})
+    return private_function(function.params, function.body)
 
 
 def function_worker(function: Any, shapes: Sequence[Sequence[int] | None], name: str) -> Any:
@@ -53,20 +50,15 @@ def function_worker(function: Any, shapes: Sequence[Sequence[int] | None], name:
     parameters, declarations = [], []
     for variable in function.params:
         if isinstance(variable.ty, tirx.BufferType):
-            pointer = _pointer(variable.name, str(variable.ty.dtype))
-            parameters.append(pointer)
-            declarations.append(tirx.DeclBuffer(variable, data=pointer))
+            data = pointer(variable.name, str(variable.ty.dtype))
+            parameters.append(data)
+            declarations.append(tirx.DeclBuffer(variable, data=data))
         else:
             parameters.append(variable)
     parameters += [tirx.Var("thread", "int64"), tirx.Var("threads", "int64")]
     body = tirx.SeqStmt([*declarations, _serial(function.body)])
     kept = {str(key): value for key, value in function.attrs.items() if str(key) != "global_symbol"}
-    return _private(parameters, body, kept)
-
-
-def _private(parameters: Sequence[Any], body: Any, attributes: Mapping[str, Any]) -> Any:
-    function = tirx.PrimFunc(parameters, body, ret_type=tvm.ir.PrimType(RETURNS))
-    return function.with_attrs({**attributes, "tirx.noalias": True})
+    return private_function(parameters, body, kept)
 
 
 def _with_shapes(function: Any, shapes: Sequence[Sequence[int] | None]) -> Any:
@@ -96,7 +88,3 @@ def _serial(statement: Any) -> Any:
         serial = tirx.ForKind.SERIAL if statement.kind == tirx.ForKind.PARALLEL else statement.kind
         return tirx.For(statement.loop_var, statement.min, statement.extent, serial, _serial(statement.body))
     return statement
-
-
-def _pointer(name: str, dtype: str) -> Any:
-    return tirx.Var(name, tvm.ir.PointerType(tvm.ir.PrimType(dtype)))

@@ -5,6 +5,8 @@ SHELL := bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
+# Processes that share the tests; each takes up to 3 GB.
+JOBS ?= 2
 VENV ?= .venv
 ARTIFACT ?= artifacts/smollm2-135m-u4g32a8
 SCHEME ?= u4g32a8
@@ -42,7 +44,7 @@ $(ARTIFACT)/manifest.json: $(INSTALLED) $(SOURCES)
 
 test: lint ## format, lint and type checks, then every test that is not slow
 	@echo "==> tests"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadscope
 
 slow: $(INSTALLED_DEV) ## the slow tests alone
 	@$(BIN)/python -m pytest -m slow

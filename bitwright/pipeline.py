@@ -62,6 +62,7 @@ def transformations(
     """
     from bitwright.codegen.isa import select_isa
     from bitwright.codegen.linear import default_schedule
+    from bitwright.codegen.step.schedule import most_threads
     from bitwright.passes.annotate import Annotate
     from bitwright.passes.flatten_decode import FlattenDecode
     from bitwright.passes.fuse_add_norm import FuseAddNorm
@@ -88,7 +89,7 @@ def transformations(
         FusePackedGlu(isa),
         FuseResidual(),
         Lower(isa, target.cores, schedules or default_schedule),
-        FlattenDecode(target.cores, isa.lanes),
+        FlattenDecode(most_threads(target.cores), isa.lanes),
         PackArguments(options.chunk),
     ]
 

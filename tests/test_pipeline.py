@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from bitwright.options import Options, QuantizerName, make_options
 from bitwright.passes.quantizers.methods import quantize
 from bitwright.passes.quantizers.rtn import round_to_nearest
 from bitwright.plan import Plan
+from bitwright.runtime.artifact import Artifact
 from bitwright.runtime.session import Session, load
 from bitwright.scheme import LinearScheme, WeightScheme
 from bitwright.target import Target
@@ -72,6 +74,31 @@ def test_prefill_then_decode_equals_one_shot(f32: tuple[ImportedModel, Session])
     np.testing.assert_allclose(session.prefill(ids[:30]), expected[29], atol=F32)
     for position in range(30, 45):
         np.testing.assert_allclose(session.decode(int(ids[position])), expected[position], atol=F32)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_an_artifact_runs_on_more_processors_than_it_was_compiled_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = decoder(Shape(window=20))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+        pipeline.compile(model, tmp_path / "a", context=64, chunk=16, scheme="u4g32a8")
+    assert Artifact.open(tmp_path / "a").manifest.target.details["cores"] == 1
+    ids = _ids(model)
+    found = []
+    for threads in (1, 2):
+        session = load(tmp_path / "a", threads=threads)
+        session.prefill(ids[:20])
+        found.append([session.decode(int(token)) for token in ids[20:]])
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-3)
+
+
+def test_more_threads_than_an_artifact_has_memory_for_are_refused(f32: tuple[ImportedModel, Session]) -> None:
+    module = f32[1].module
+    with pytest.raises(UsageError, match="at most 64"):
+        module.use_threads(65)
+    assert module.threads <= 64
 
 
 @pytest.mark.parametrize("cut", [1, 7, 16, 17, 31])

@@ -55,8 +55,9 @@ def command(
     from bitwright.runtime.library import choose_threads
     from bitwright.runtime.session import load
 
-    chosen = [choose_threads(None)] if wanted is None else [choose_threads(count) for count in wanted]
-    session = load(artifact, threads=max(chosen))
+    wanted = None if wanted is None else [choose_threads(count) for count in wanted]
+    session = load(artifact, threads=None if wanted is None else max(wanted))
+    chosen = wanted or [session.threads]
     tests = plan_tests(prompts, counts, depths, chosen, session.context)
     with console.progress("measuring") as advance:
         rows = list(run_tests(session, tests, repetitions=repetitions, progress=advance))

@@ -17,6 +17,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import PrimFunc, Var
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
+from bitwright.codegen.tir_pipeline import register
+
 
 def symbol(name: str) -> Var:
     """A symbolic int64 extent, such as the number of tokens ``n``."""
@@ -135,11 +137,15 @@ def llvm(intrinsic: str, dtype: str, *args: Any) -> Any:
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(intrinsic), *args, dtype=dtype)
 
 
-def build(functions: PrimFunc | Mapping[str, PrimFunc], target: Any) -> Any:
-    """Compiles one function, or several by name, for tests and measurements: ``build(f, target)[name](*tensors)``."""
+def build(functions: PrimFunc | Mapping[Any, PrimFunc], target: Any) -> Any:
+    """Compiles functions for tests and measurements, as a model's are: ``build(f, target)[name](*tensors)``.
+
+    Args:
+        functions: one; or several by name, private ones among them by global variable.
+    """
     if isinstance(functions, PrimFunc):
         functions = {str(functions.attrs["global_symbol"]): functions}
-    return tvm.compile(tvm.IRModule(dict(functions)), target=target)
+    return tvm.tirx.build(tvm.IRModule(dict(functions)), target=target, pipeline=register())
 
 
 def host_features() -> frozenset[str]:

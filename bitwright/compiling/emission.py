@@ -15,7 +15,7 @@ import numpy as np
 
 from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import StepProgram
-from bitwright.codegen.step.schedule import Schedule, Task, schedule
+from bitwright.codegen.step.schedule import Schedule, Task, most_threads, schedule
 from bitwright.errors import UsageError
 from bitwright.options import Options
 from bitwright.plan import Plan
@@ -56,7 +56,7 @@ def write(
 
     step, plan_of_step = program.step, None
     if step is not None:
-        plan_of_step = schedule(step.program, target.cores)
+        plan_of_step = schedule(step.program, most_threads(target.cores))
 
     def export(path: Path) -> None:
         tell("generate code")

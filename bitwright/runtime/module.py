@@ -12,7 +12,7 @@ from bitwright.errors import InputError, InternalError, UnsupportedError
 from bitwright.runtime.arrays import aligned_zeros
 from bitwright.runtime.artifact import Artifact, map_tensors
 from bitwright.runtime.decode_step import FUNCTION, DecodeStep
-from bitwright.runtime.library import load_runtime, use_threads
+from bitwright.runtime.library import load_runtime, require_room, use_threads
 from bitwright.runtime.memory import should_copy
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class CompiledModule:
         Args:
             copy_weights: into huge pages; None: if this machine has them and room for the copy.
         """
-        self.threads = threads
         self._interface = artifact.manifest.interface
+        self.use_threads(threads)
         self._ffi = load_runtime()
         self._module, self._vm = _open_library(self._ffi, artifact)
         self._functions = {name: self._vm[name] for name in self._interface.functions}
@@ -131,7 +131,13 @@ class CompiledModule:
             self._vm["set_instrument"](None)
 
     def use_threads(self, threads: int) -> None:
-        """Compute with ``threads`` threads from now on (as many as ``choose_threads`` allows)."""
+        """Compute with ``threads`` threads from now on (as many as ``choose_threads`` allows).
+
+        Raises:
+            UsageError: the decode step has no memory for so many.
+        """
+        if self._interface.step is not None:
+            require_room(threads, self._interface.step.threads)
         self.threads = threads
 
     def _has(self, name: str) -> bool:

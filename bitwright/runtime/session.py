@@ -41,10 +41,11 @@ def load(path: str | Path, *, threads: int | None = None, copy_weights: bool | N
     Raises:
         InputError: no artifact, or one that is damaged. Digests are checked before any of its code is opened.
         UnsupportedError: compiled for another machine or another TVM.
-        UsageError: more threads than processors.
+        UsageError: more threads than processors, or than the artifact was compiled for.
     """
-    count = choose_threads(threads)
     artifact = Artifact.open(path)
+    step = artifact.manifest.interface.step
+    count = choose_threads(threads, None if step is None else step.threads)
     artifact.verify()
     artifact.check_host()
     return Session(artifact, CompiledModule(artifact, count, copy_weights=copy_weights))

@@ -86,11 +86,8 @@ def assert_equals_parts(function: Any, spec: MixedSpec, isa: Isa) -> None:
 @pytest.mark.parametrize("isa", [AVX2, AVX512VNNI], ids=lambda isa: isa.name)
 def test_kernels_share_the_code_of_their_tiles(isa: Isa, rows: Any) -> None:
     """Runs of other lengths, in another order, behind other runs, call the same functions."""
-    import tvm
-
-    from bitwright.codegen.builder import read_host_target
+    from bitwright.codegen.builder import build, read_host_target
     from bitwright.codegen.linear.tile_functions import TileFunctions
-    from bitwright.codegen.tir_pipeline import register
 
     if reason := missing(isa):
         pytest.skip(reason)
@@ -115,7 +112,7 @@ def test_kernels_share_the_code_of_their_tiles(isa: Isa, rows: Any) -> None:
     kernels["added"] = kernel(added, "added")
     functions = shared.functions()
     assert len(functions) == 6  # a residual is read
-    library = tvm.compile(tvm.IRModule({**kernels, **functions}), target=read_host_target(2), tir_pipeline=register())
+    library = build({**kernels, **functions}, read_host_target(2))
     for name, spec in (("first", first), ("second", second), ("tail", tail), ("added", added)):
         assert_equals_parts(library[name], spec, isa)
 

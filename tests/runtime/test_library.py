@@ -42,6 +42,9 @@ def test_threads_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
     assert 1 <= library.choose_threads(None) <= PROCESSORS
     with pytest.raises(UsageError, match=f"this process may use {PROCESSORS} "):
         library.choose_threads(PROCESSORS + 1)
+    assert library.choose_threads(None, room=1) == 1
+    with pytest.raises(UsageError, match="compiled for at most 2"):
+        library.require_room(3, room=2)
     monkeypatch.setenv("TVM_NUM_THREADS", "1")
     assert library.choose_threads(None) == 1
     with pytest.raises(UsageError, match="this process may use 1 "):

@@ -24,6 +24,9 @@ REPLICATED_ELEMENTS = 16384
 """Longest row that every thread computes for itself: some microseconds, while a barrier costs a quarter of one."""
 
 ALIGNMENT = 64
+MOST_THREADS = 64
+"""Threads that a step has room for at least, however few processors there are where it is compiled: what is compiled on
+one machine runs on another, and room costs nothing but addresses."""
 Mode = Literal["split", "replicated", "single"]
 
 
@@ -95,6 +98,11 @@ class Arena:
             else:
                 merged.append(piece)
         self._free = merged
+
+
+def most_threads(cores: int) -> int:
+    """How many threads a step should have room for that is compiled for ``cores`` processors."""
+    return max(cores, MOST_THREADS)
 
 
 def schedule(program: StepProgram, threads: int) -> Schedule:

@@ -26,7 +26,7 @@ from bitwright.runs import ROW_MULTIPLE
 from bitwright.scheme import LinearScheme
 from bitwright.site import Site
 
-PROFILE_VERSION = 3
+PROFILE_VERSION = 4
 TILE_ROWS = ROW_MULTIPLE
 """Rows of a tile, the unit in which losses of weights are stored: rows 64 i ... 64 i + 63 of a matrix."""
 

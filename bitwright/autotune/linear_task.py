@@ -132,7 +132,10 @@ def _check(spec: LinearSpec, isa: Isa, schedule: LinearSchedule, workload: Workl
         codes = random.integers(0, 1 << weight.bits, (spec.outputs, spec.inputs)).astype(np.uint8)
         scales = (random.standard_normal(grouped) * 0.01).astype(np.float16)
         zeros = np.full(grouped, weight.centre) if weight.symmetric else random.integers(0, 256, grouped)
-        codebook = random.integers(-128, 128, 1 << weight.bits).astype(np.int8) if weight.is_codebook else None
+        codebook = None
+        if weight.is_codebook:
+            step = weight.value_step
+            codebook = (random.integers(-128 // step, 128 // step, 1 << weight.bits) * step).astype(np.int8)
         packed = pack(codes, scales, None if weight.symmetric else zeros.astype(np.uint8), layout, codebook)
         operands = codes if codebook is None else reference.look_up(codes, codebook) + weight.centre
         activations = reference.quantize_activation(x, layout.group, spec.scheme.terms)

@@ -48,6 +48,8 @@ def pack(
         raise InternalError(f"a codebook belongs to codebook schemes only, not {layout.weight}", where="pack")
     if codebook is not None:
         _expect_shape("codebook", codebook, (1 << layout.weight.bits,))
+        if (codebook % layout.weight.value_step).any():
+            raise InternalError(f"a codebook of {layout.weight} has odd values", where="pack")
         bytes_ = (codebook.astype(np.int16) + CODEBOOK_ZERO).astype(np.uint8)
         packed["codebook"] = np.tile(bytes_, CODEBOOK_BYTES // bytes_.size)
     return packed

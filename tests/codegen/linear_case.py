@@ -72,8 +72,9 @@ def random_layer(spec: LinearSpec, isa: Isa, seed: int = 0) -> Layer:
     codes = rng.integers(0, 1 << weight.bits, (spec.outputs, spec.inputs)).astype(np.uint8)
     scales = (rng.standard_normal(grouped) * 0.01).astype(np.float16)
     if weight.is_codebook:
-        codebook = rng.permutation(np.arange(-128, 128))[: 1 << weight.bits].astype(np.int8)
-        codebook[:2] = -128, 127
+        step = weight.value_step
+        codebook = rng.permutation(np.arange(-128, 128, step))[: 1 << weight.bits].astype(np.int8)
+        codebook[:2] = -128, 128 - step
         packed = pack(codes, scales, None, layout, codebook)
         values = reference.look_up(codes, codebook)
         return Layer(packed, dequantize(packed, layout), values, scales, np.zeros(grouped, np.int64), bias)

@@ -146,13 +146,14 @@ def test_float_weights_fill_tiles_of_any_number_of_vectors(outputs: int, scheme:
 @pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
 @pytest.mark.parametrize("name", ["c2g32a8", "c6g32a8"])
 def test_extreme_codebooks_do_not_saturate(name: str, rows: int | None) -> None:
-    """Looked-up bytes of -128 and 127 times activations of +-127."""
+    """The outermost bytes that codes may look up times activations of +-127."""
     from bitwright.codegen.packing import dequantize, pack
 
     from .linear_case import Layer
 
     spec = LinearSpec(32, 128, LinearScheme.parse(name), rows=rows)  # type: ignore[arg-type]
-    codebook = np.resize(np.array([-128, 127], np.int8), 1 << spec.scheme.weight.bits)
+    step = spec.scheme.weight.value_step
+    codebook = np.resize(np.array([-128, 128 - step], np.int8), 1 << spec.scheme.weight.bits)
     codes = np.zeros((32, 128), np.uint8)
     codes[::2] = 1
     for isa in (AVX2, AVXVNNI, AVX512VNNI, AVX512VBMI):

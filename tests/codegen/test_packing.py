@@ -100,7 +100,8 @@ def test_codebook_round_trip(layout: PackedLayout, seed: int) -> None:
     entries = 1 << layout.weight.bits
     codes = rng.integers(0, entries, (layout.outputs, layout.inputs)).astype(np.uint8)
     scales = rng.standard_normal((layout.outputs, layout.groups)).astype(np.float16)
-    codebook = rng.integers(-128, 128, entries).astype(np.int8)
+    step = layout.weight.value_step
+    codebook = (rng.integers(-128 // step, 128 // step, entries) * step).astype(np.int8)
     packed = pack(codes, scales, None, layout, codebook)
     assert [(name, str(array.dtype), array.shape) for name, array in packed.items()] == [
         (tensor.name, tensor.dtype, tensor.shape) for tensor in layout.tensors

@@ -11,6 +11,7 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import Kernel, load, loop, prefetch, stack, store, symbol
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
+from bitwright.codegen.linear.dot import Dot, dot_of
 from bitwright.codegen.linear.schedule import LinearSchedule, Schedules, default_schedule
 from bitwright.codegen.linear.spec import TOKENS, AnyLinear, LinearSpec, MixedSpec, linear_arguments, part_arguments
 
@@ -41,6 +42,12 @@ class Arguments:
     def terms(self) -> int:
         """Int8 terms of an activation; 0: it is a float."""
         return self.spec.scheme.terms
+
+    @property
+    def dot(self) -> Dot:
+        """The dot product of operands and int8 activations."""
+        weight = self.layout.weight
+        return dot_of(self.isa, weight.operand_bits, even=weight.value_step == 2)
 
     @property
     def looks_scales_up(self) -> bool:

@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.dot import Dot, dot_of
+from bitwright.codegen.linear.dot import Dot
 from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, finish_group, fits_int32, packed_x
 from bitwright.codegen.linear.lookup import looked_up, wraps
 from bitwright.codegen.linear.unpack import (
@@ -29,7 +29,7 @@ LINE_BYTES = 64
 def decode_packed(args: Arguments, tile: Any) -> None:
     """Packed weights and quantized activations: one tile of results."""
     layout, lanes, terms = args.layout, args.layout.lanes, args.terms
-    dot = dot_of(args.isa, layout.weight.operand_bits)
+    dot = args.dot
     prepared = looked_up(args, dot.prepare)
     results = zero_registers(layout.blocks, vector("float32", lanes))
     span = args.schedule.fitting_span(layout.group)

@@ -13,7 +13,6 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import loop, prefetch, store
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.linear.lookup import looked_up
 from bitwright.codegen.linear.register_block import Column, RegisterBlock, Slice
 from bitwright.codegen.linear.results import Results, TileResults
@@ -73,7 +72,7 @@ def prefill_columns(args: Arguments, columns: Sequence[Column], results: Results
 
 def _unpack(args: Arguments, part: Slice) -> None:
     layout, lanes = args.layout, args.layout.lanes
-    dot = dot_of(args.isa, layout.weight.operand_bits)
+    dot = args.dot
     prepared = looked_up(args, dot.prepare)
     units, steps = units_of(args, part), layout.unit // 4
     with loop(units) as unit:

@@ -11,7 +11,6 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import Registers, load, loop, store, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.linear.int8_group import accumulate_chunk, finish_group, packed_x, start_group
 from bitwright.codegen.linear.results import Results
 from bitwright.codegen.linear.scale_table import ScaleTable
@@ -121,7 +120,7 @@ class RegisterBlock:
     def _add_group(self, results: Registers, first_row: Any, index: Any) -> None:
         args, part, columns = self.args, self.part, len(self.chosen)
         layout, terms, group = args.layout, args.terms, part.first_group + index
-        dot = dot_of(args.isa, layout.weight.operand_bits)
+        dot = args.dot
         totals = Registers(self.rows * terms * columns, vector("int32", layout.lanes))
         for row in range(self.rows):
             activation_sum = args["sum"][first_row + row, group]
@@ -153,13 +152,13 @@ class RegisterBlock:
             row, term = divmod(index, terms)
             return packed_x(args["x8"], first_row + row, term * layout.inputs + first_input + 4 * step)
 
-        dot = dot_of(args.isa, layout.weight.operand_bits)
+        dot = args.dot
         rows, columns = self.rows * terms, len(self.chosen)
         accumulate_chunk(dot, totals, rows, columns, operand, activation, unroll=False, chunks=chunks)
 
     def _offset(self, index: Any, column: int) -> Any:
         layout = self.args.layout
         if self.part.offsets is None:
-            bias = dot_of(self.args.isa, layout.weight.operand_bits).bias
+            bias = self.args.dot.bias
             return group_offset(None, layout, bias, None, None, None)
         return load(self.part.offsets, [index, self.chosen[column], 0], layout.lanes)

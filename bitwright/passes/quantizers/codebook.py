@@ -5,7 +5,8 @@ With u = w / scale of the weight's group and h the importance of its input, a ta
     E = sum over weights of  h * scale**2 * (u - v[code])**2,   code = the nearest value.
 
 Thresholds between integers are multiples of 1/2, so sums of h * scale**2 and of h * scale**2 * u over bins of width
-1/2 say all about E. The table is its global minimum over all tables of int8 values, found by dynamic programming over
+1/2 say all about E. The table is its global minimum over all tables of int8 values (even ones for up to 4 bits: see
+``WeightScheme.value_step``), found by dynamic programming over
 the sorted values (J. D. Bruce, "Optimum quantization", MIT RLE report 429, 1965); the conditions of Lloyd and Max
 hold there, up to the rounding of values to integers. Each round then replaces a group's scale by its least-squares
 value sum(h w v) / sum(h v v), in half precision, where that lowers E, and searches the table again: E never rises. It
@@ -55,10 +56,10 @@ def best_codebook(
         np.ones((groups, inputs // groups), np.float32) if importance is None else importance.reshape(groups, -1),
     )
     scales = matrix.first_scales()
-    values = best_values(*matrix.histogram(scales), 1 << scheme.bits)
+    values = best_values(*matrix.histogram(scales), 1 << scheme.bits, scheme.value_step)
     for _ in range(rounds - 1):
         scales = matrix.refitted(scales, values)
-        values = best_values(*matrix.histogram(scales), 1 << scheme.bits)
+        values = best_values(*matrix.histogram(scales), 1 << scheme.bits, scheme.value_step)
     codes = np.concatenate([codes_of(u, values) for _, u in matrix.normalised(scales)])
     return QuantizedMatrix(codes.reshape(outputs, inputs), scales, None, values)
 
@@ -128,9 +129,9 @@ def codes_of(u: Floats, values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     return codes
 
 
-def best_values(mass: Doubles, moment: Doubles, count: int) -> npt.NDArray[np.int8]:
-    """The ``count`` ascending int8 values of least cost for a histogram: an exact minimum."""
-    levels = np.arange(LOWEST, HIGHEST + 1)
+def best_values(mass: Doubles, moment: Doubles, count: int, step: int = 1) -> npt.NDArray[np.int8]:
+    """The ``count`` ascending int8 values, multiples of ``step``, of least cost for a histogram: an exact minimum."""
+    levels = np.arange(LOWEST, HIGHEST + 1, step)
     mass_below, moment_below = (np.concatenate([[0.0], np.cumsum(sums)]) for sums in (mass, moment))
     at = 2 * (levels - LOWEST)
 

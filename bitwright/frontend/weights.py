@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -101,14 +101,26 @@ def _tie(model: ir.Model, digests: dict[str, str]) -> None:
                 break
 
 
+ROTARY_ROWS = 16
+"""Of a rotary table that tell it from others: each of its rows says all about the angles."""
+
+
+def _rotary_tables(model: ir.Model) -> Iterator[ir.Value]:
+    for node in model.graph:
+        if node.op_type == "RotaryEmbedding":
+            yield from (table for table in node.inputs[1:3] if table is not None and table.const_value is not None)
+
+
 def graph_digest(model: ir.Model, digests: dict[str, str]) -> str:
-    """sha256 of a graph's structure and weights; names do not enter."""
+    """sha256 of a graph's structure and weights; neither names enter nor for how many positions it was imported."""
     state = hashlib.sha256()
     numbers: dict[ir.Value, str] = {}
     for value in model.graph.inputs:
         numbers[value] = f"input {value.name}"
     for value in model.graph.initializers.values():
         numbers[value] = digests[str(value.name)]
+    for table in _rotary_tables(model):
+        numbers[table] = content_digest(_content(table)[:ROTARY_ROWS])
     for node in model.graph:
         inputs = [None if v is None else numbers[v] for v in node.inputs]
         attributes = sorted((name, _plain(found.value)) for name, found in node.attributes.items())

@@ -78,6 +78,18 @@ def test_another_configuration_is_traced(tmp_path: Path, cache: Path, traced: li
     assert len(traced) == 2
 
 
+def test_a_model_is_the_same_for_any_number_of_positions_and_another_with_other_angles(tmp_path: Path) -> None:
+    """So that a plan fits whatever context a model is compiled for."""
+    folder = zoo.save_hf_folder("llama_tied", tmp_path / "model")
+    whole = load(folder)
+    assert load(folder, context=64).digest == whole.digest
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("rope_parameters", "rope_scaling"):
+        config.pop(key, None)
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 500.0}))
+    assert load(folder).digest != whole.digest
+
+
 def test_a_damaged_graph_is_traced_again(tmp_path: Path, cache: Path, traced: list[str]) -> None:
     folder = zoo.save_hf_folder("llama_tied", tmp_path / "model")
     before = load(folder)

@@ -145,7 +145,7 @@ def build(functions: PrimFunc | Mapping[Any, PrimFunc], target: Any) -> Any:
     """
     if isinstance(functions, PrimFunc):
         functions = {str(functions.attrs["global_symbol"]): functions}
-    return tvm.tirx.build(tvm.IRModule(dict(functions)), target=target, pipeline=register())
+    return tvm.compile(tvm.IRModule(dict(functions)), target=target, tir_pipeline=register())
 
 
 def host_features() -> frozenset[str]:

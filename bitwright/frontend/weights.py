@@ -102,7 +102,8 @@ def _tie(model: ir.Model, digests: dict[str, str]) -> None:
 
 
 ROTARY_ROWS = 16
-"""Of a rotary table that tell it from others: each of its rows says all about the angles."""
+"""Of a rotary table that tell it from others: the angles of one position say those of all, up to a longer context's
+scaling, which has other angles from the first position on."""
 
 
 def _rotary_tables(model: ir.Model) -> Iterator[ir.Value]:

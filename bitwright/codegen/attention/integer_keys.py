@@ -13,17 +13,23 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.attention.block import Tile
-from bitwright.codegen.attention.byte_dot import SMALLEST, ByteRows, dot_rows, joined, vectors_per_chain
 from bitwright.codegen.attention.decode_block import DecodeBlock
+from bitwright.codegen.attention.integer_side import (
+    LARGEST_BYTE,
+    LARGEST_PAIR,
+    SMALLEST,
+    byte_side,
+    dot_rows,
+    pair_side,
+    total_of,
+    vectors_per_chain,
+)
 from bitwright.codegen.builder import Registers, loop, splat, stack, store, vector, zero_registers
 from bitwright.codegen.cache_layout import ROWS, TOKENS, PackedCache
 from bitwright.codegen.cache_read import Blocks, PackedHead
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.vectormath import add, hold, maximum, reduce_lanes
 
-LARGEST = {1: 127, 2: 127 * 128}
-"""Largest magnitude of a query element of so many bytes."""
 PAIRED_KEY_BITS = 8
 """Keys of fewer bits are multiplied by queries of single bytes."""
 PIECE = 32
@@ -37,10 +43,10 @@ class IntegerKeys:
 
     def __init__(self, layout: PackedCache, buffer: Any, tile: Tile, isa: Isa) -> None:
         self.layout, self.buffer, self.tile, self.isa = layout, buffer, tile, isa
-        self.dot = dot_of(isa, layout.bits)
         total = tile.groups * tile.rows
-        self.planes = 2 if layout.bits >= PAIRED_KEY_BITS else 1
-        self.bytes = ByteRows(T.alloc_buffer((total, self.planes, layout.width), "int8"), self.planes)
+        paired = layout.bits >= PAIRED_KEY_BITS
+        self.largest = LARGEST_PAIR if paired else LARGEST_BYTE
+        self.side = (pair_side if paired else byte_side)(isa, layout.bits, total, layout.width)
         self.factors = stack((total, layout.groups), "float32")
         self.sums = stack((total, layout.groups), "float32")
 
@@ -49,7 +55,6 @@ class IntegerKeys:
         self._rows, self._scale, self._query = rows, scale, query
         layout, lanes = self.layout, self.isa.lanes
         single, word = vector("float32", lanes), vector("int32", lanes)
-        top_byte = LARGEST[self.planes]
         with loop(rows) as r, loop(layout.groups) as group:
             state = Registers(2, single)
             state[0] = state[1] = splat(T.float32(0), lanes)
@@ -58,13 +63,13 @@ class IntegerKeys:
                 state[0] = T.max(state[0], T.fabs(query(r, first + step * lanes, lanes)))
             top = hold(reduce_lanes(state[0], lanes, maximum))
             live = top > T.float32(SMALLEST)
-            inverse = hold(T.Select(live, T.float32(top_byte) / top, T.float32(0)))
-            factor = hold(T.Select(live, top * T.float32(scale / top_byte), T.float32(0)))
+            inverse = hold(T.Select(live, T.float32(self.largest) / top, T.float32(0)))
+            factor = hold(T.Select(live, top * T.float32(scale / self.largest), T.float32(0)))
             with loop(layout.group // lanes) as step:
                 column = first + step * lanes
                 rounded = hold(T.nearbyint(query(r, column, lanes) * splat(inverse, lanes)))
                 state[1] = state[1] + rounded
-                self.bytes.put_signed(r, column, hold(T.cast(rounded, word)), lanes)
+                self.side.put(r, column, hold(T.cast(rounded, word)))
             T.buffer_store(self.factors, factor, [r, group])
             T.buffer_store(self.sums, reduce_lanes(state[1], lanes, add) * factor, [r, group])
         # Rows that only fill up the last tile compute with zeros, and nobody reads them.
@@ -72,15 +77,14 @@ class IntegerKeys:
             with loop(layout.groups) as group:
                 T.buffer_store(self.factors, T.float32(0), [r, group])
                 T.buffer_store(self.sums, T.float32(0), [r, group])
-            with loop(self.planes) as plane, loop(layout.width) as d:
-                T.buffer_store(self.bytes.buffer, T.int8(0), [r, plane, d])
+            self.side.clear(r)
 
     def score(self, block: DecodeBlock, run: Blocks, first: Any, tokens: Any) -> None:
         """Scores of tokens ``first .. first + tokens - 1``, both multiples of 32, of ``run.head``."""
         lanes, rows = self.isa.lanes, self.tile.rows
         packed = PackedHead(self.layout, self.buffer, run.head, lanes)
         first_block = T.Bind(T.floordiv(first, T.int64(TOKENS)))
-        count = vectors_per_chain(self.isa, self.planes * rows, TOKENS // lanes)
+        count = vectors_per_chain(self.isa, self.side.chains * rows, TOKENS // lanes)
         with loop(T.floordiv(tokens, T.int64(TOKENS))) as index, loop(self.tile.groups) as tile:
             stored = T.Bind(first_block + index)
             ahead = run.after(stored, self.layout)
@@ -122,7 +126,7 @@ class IntegerKeys:
         stored, ahead = blocks
         coded = packed.part(group) if len(self.layout.parts) > 1 else packed
         layout, lanes, rows, count = coded.layout, self.isa.lanes, self.tile.rows, len(tokens)
-        totals = zero_registers(self.planes * rows * count, vector("int32", lanes))
+        totals = zero_registers(self.side.chains * rows * count, vector("int32", lanes))
 
         def piece(column: Any, unit: Any, steps: range) -> None:
             """Steps of one piece: ``unit`` is its first, and step 0 lies at element ``column``."""
@@ -132,8 +136,8 @@ class IntegerKeys:
                 inner, within = divmod(steps[step], per_unit)
                 return coded.codes(stored, tokens[v] // ROWS, unit + inner, within, tokens[v] % ROWS)
 
-            def four(row: int, plane: int, step: int) -> Any:
-                return self.bytes.four(tile * rows + row, plane, column + 4 * steps[step])
+            def place(row: int, step: int) -> tuple[Any, Any]:
+                return tile * rows + row, column + 4 * steps[step]
 
             runs = TOKENS // (count * lanes)
             pieces = self.layout.width // (4 * len(steps))
@@ -144,7 +148,7 @@ class IntegerKeys:
             def each(step: int) -> None:
                 packed.ask_for(ahead, number, self.tile.groups * runs * pieces, step, len(steps))
 
-            dot_rows(self.dot, rows, self.planes, count, len(steps), operand, four, totals, each)
+            dot_rows(self.side, rows, count, len(steps), operand, place, totals, each)
 
         if layout.group % PIECE == 0:
             pieces = layout.group // PIECE
@@ -160,10 +164,9 @@ class IntegerKeys:
             piece(0, 0, range(begin, begin + layout.group // 4))
         for v in range(count):
             scale = hold(packed.scales(stored, group, tokens[v], lanes))
-            offset = packed.offsets(stored, group, tokens[v], lanes)
-            offset = hold(offset - splat(T.float32(float(self.dot.bias)), lanes) if self.dot.bias else offset)
+            offset = hold(packed.offsets(stored, group, tokens[v], lanes))
             for row in range(rows):
                 at = [tile * rows + row, group]
                 factor, centre = splat(self.factors[at], lanes), splat(self.sums[at], lanes)
-                value = joined(totals, row, self.planes, v, count, lanes) * factor - offset * centre
+                value = total_of(self.side, totals, row, v, count) * factor - offset * centre
                 results[row * count + v] = results[row * count + v] + value * scale

@@ -16,16 +16,23 @@ from tvm import tirx
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.attention.block import Tile
-from bitwright.codegen.attention.byte_dot import SMALLEST, ByteRows, dot_rows, joined, vectors_per_chain
 from bitwright.codegen.attention.decode_block import DecodeBlock
+from bitwright.codegen.attention.integer_side import (
+    SMALLEST,
+    IntegerSide,
+    byte_side,
+    dot_rows,
+    pair_side,
+    total_of,
+    vectors_per_chain,
+)
 from bitwright.codegen.builder import Registers, load, loop, splat, stack, store, vector, zero_registers
 from bitwright.codegen.cache_layout import ROWS, TOKENS, PackedCache
 from bitwright.codegen.cache_read import Blocks, PackedHead
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.linear.dot import dot_of
 from bitwright.codegen.vectormath import LOWEST, add, hold, maximum, reduce_lanes
 
-LEVELS = {1: 127, 2: 128**2 - 1}
+BYTE_LEVELS, PAIR_LEVELS = 127, 128**2 - 1
 """What a weight of 1 becomes as an integer of one and of two bytes."""
 
 PIECES = (64, 32, ROWS)
@@ -43,9 +50,12 @@ class IntegerValues:
 
     def __init__(self, layout: PackedCache, buffer: Any, tile: Tile, isa: Isa) -> None:
         self.layout, self.buffer, self.tile, self.isa = layout, buffer, tile, isa
-        self.dot = dot_of(isa, layout.bits)
         total = tile.groups * tile.rows
-        self.bytes = ByteRows(T.alloc_buffer((layout.groups * total, 2, tile.chunk), "int8"), 2)
+        weights = layout.groups * total, tile.chunk
+        self.pairs = pair_side(isa, layout.bits, *weights)
+        # Without VNNI codes of 8 bits are as fast to multiply with words.
+        words_alone = isa.dot == "maddubs" and layout.bits == 8
+        self.single = None if words_alone else byte_side(isa, layout.bits, *weights)
         self.scales = T.alloc_buffer((layout.groups, tile.chunk), "float32")
         self.offsets = T.alloc_buffer((layout.groups, tile.chunk), "float32")
         self.largest = stack((layout.groups,), "float32")
@@ -61,11 +71,14 @@ class IntegerValues:
         first_block = T.Bind(T.floordiv(first, T.int64(TOKENS)))
         blocks = T.Bind(T.floordiv(tokens, T.int64(TOKENS)))
         self._read_affine(packed, first_block, blocks, known)
+        if self.single is None:
+            self._add(block, packed, run, (first_block, blocks), self.pairs)
+            return
         with T.If(self._is_flat(block)):
             with T.Then():
-                self._add(block, packed, run, (first_block, blocks), 1)
+                self._add(block, packed, run, (first_block, blocks), self.single)
             with T.Else():
-                self._add(block, packed, run, (first_block, blocks), 2)
+                self._add(block, packed, run, (first_block, blocks), self.pairs)
 
     def _is_flat(self, block: DecodeBlock) -> Any:
         """No row's largest weight of this chunk is more than 2**-(bits + 1) of all its weights so far.
@@ -81,22 +94,22 @@ class IntegerValues:
                 excess[0] = T.max(excess[0], block.fresh[row] - block.sum_of(row) * share)
         return excess[0] < T.float32(0)
 
-    def _add(self, block: DecodeBlock, packed: PackedHead, run: Blocks, extent: tuple[Any, Any], planes: int) -> None:
+    def _add(
+        self, block: DecodeBlock, packed: PackedHead, run: Blocks, extent: tuple[Any, Any], side: IntegerSide
+    ) -> None:
         with loop(self.layout.groups) as group, loop(self.tile.groups) as part:
-            self._quantize(block, group, part, extent[1], planes)
-        self._multiply(block, packed, run, extent, planes)
+            self._quantize(block, group, part, extent[1], side)
+        self._multiply(block, packed, run, extent, side)
 
     def _read_affine(self, packed: PackedHead, first_block: Any, blocks: Any, known: Any) -> None:
         """Scales and offsets of the chunk, and the largest scale; tokens that were not appended yet have scale 0."""
         lanes = self.isa.lanes
-        bias = float(self.dot.bias)
         with loop(self.layout.groups) as group:
             with loop(blocks) as index:
                 for token in range(0, TOKENS, lanes):
                     column = index * TOKENS + token
                     store(self.scales, packed.scales(first_block + index, group, token, lanes), [group, column], lanes)
                     offset = packed.offsets(first_block + index, group, token, lanes)
-                    offset = offset - splat(T.float32(bias), lanes) if bias else offset
                     store(self.offsets, offset, [group, column], lanes)
             with loop(blocks * TOKENS - known, start=known) as token:
                 T.buffer_store(self.scales, T.float32(0), [group, token])
@@ -107,9 +120,10 @@ class IntegerValues:
                     state[0] = T.max(state[0], load(self.scales, [group, index * TOKENS + token], lanes))
             T.buffer_store(self.largest, reduce_lanes(state[0], lanes, maximum), [group])
 
-    def _quantize(self, block: DecodeBlock, group: Any, part: Any, blocks: Any, planes: int) -> None:
-        """Weights times scales as integers of ``planes`` bytes, their steps, and what the zero points take away."""
-        lanes, rows, levels = self.isa.lanes, self.tile.rows, LEVELS[planes]
+    def _quantize(self, block: DecodeBlock, group: Any, part: Any, blocks: Any, side: IntegerSide) -> None:
+        """Weights times scales as integers, their steps, and what the zero points take away."""
+        lanes, rows = self.isa.lanes, self.tile.rows
+        levels = BYTE_LEVELS if side is self.single else PAIR_LEVELS
         top = hold(self.largest[group])
         live = top > T.float32(SMALLEST)
         inverse = hold(T.Select(live, T.float32(levels) / top, T.float32(0)))
@@ -123,9 +137,10 @@ class IntegerValues:
                 offset = hold(load(self.offsets, [group, at], lanes))
                 for r in range(rows):
                     weight = load(block.scores, [part * rows + r, at], lanes) * scale
-                    whole = hold(T.nearbyint(weight + dither(token, lanes) if planes == 1 else weight))
+                    whole = hold(T.nearbyint(weight + dither(token, lanes) if side is self.single else weight))
                     centres[r] = centres[r] + whole * offset
-                    self._put(group * total + part * rows + r, at, T.cast(whole, vector("int32", lanes)), planes)
+                    integers = hold(T.cast(whole, vector("int32", lanes)))
+                    side.put_weights(group * total + part * rows + r, at, integers)
         for r in range(rows):
             row = part * rows + r
             step = hold(unit * block.fresh[row])
@@ -133,27 +148,18 @@ class IntegerValues:
             # Of the rounded weights, so that rounding errors are multiplied by values and not by codes.
             T.buffer_store(self.centres, reduce_lanes(centres[r], lanes, add) * step, [group, row])
 
-    def _put(self, row: Any, column: Any, whole: Any, planes: int) -> None:
-        lanes, byte = self.isa.lanes, vector("int8", self.isa.lanes)
-        if planes == 1:
-            store(self.bytes.buffer, T.cast(whole, byte), [row, 0, column], lanes)
-            return
-        whole = hold(whole)
-        store(self.bytes.buffer, T.cast(whole >> splat(T.int32(7), lanes), byte), [row, 0, column], lanes)
-        store(self.bytes.buffer, T.cast(whole & splat(T.int32(127), lanes), byte), [row, 1, column], lanes)
-
     def _multiply(
-        self, block: DecodeBlock, packed: PackedHead, run: Blocks, extent: tuple[Any, Any], planes: int
+        self, block: DecodeBlock, packed: PackedHead, run: Blocks, extent: tuple[Any, Any], side: IntegerSide
     ) -> None:
         layout, lanes, rows = self.layout, self.isa.lanes, self.tile.rows
         total = self.tile.groups * rows
         widest = next(n for n in PIECES if layout.group % n == 0)
-        count = vectors_per_chain(self.isa, planes * rows, widest // lanes)
+        count = vectors_per_chain(self.isa, side.chains * rows, widest // lanes)
         parts = layout.width // (count * lanes)
         with loop(parts) as part, loop(self.tile.groups) as tile:
             element = T.Bind(part * (count * lanes))
             group = T.Bind(T.floordiv(element, T.int64(layout.group)))
-            totals = zero_registers(planes * rows * count, vector("int32", lanes))
+            totals = zero_registers(side.chains * rows * count, vector("int32", lanes))
             with loop(extent[1]) as index:
                 stored = T.Bind(extent[0] + index)
                 ahead = run.after(stored, layout)
@@ -169,15 +175,15 @@ class IntegerValues:
                     lane = v * lanes % ROWS if count * lanes >= ROWS else T.floormod(at, T.int64(ROWS))
                     return packed.codes(stored, T.floordiv(at, T.int64(ROWS)), unit, within, lane)
 
-                def four(row: int, plane: int, step: int) -> Any:
-                    return self.bytes.four(group * total + tile * rows + row, plane, index * TOKENS + 4 * step)
+                def place(row: int, step: int) -> tuple[Any, Any]:
+                    return group * total + tile * rows + row, index * TOKENS + 4 * step
 
-                dot_rows(self.dot, rows, planes, count, TOKENS // 4, operand, four, totals, each)
+                dot_rows(side, rows, count, TOKENS // 4, operand, place, totals, each)
             for row in range(rows):
                 at_row = tile * rows + row
                 step, centre = splat(self.steps[group, at_row], lanes), splat(self.centres[group, at_row], lanes)
                 fade = splat(block.fade[at_row], lanes)
                 for v in range(count):
                     at = [at_row, element + v * lanes]
-                    value = joined(totals, row, planes, v, count, lanes) * step - centre
+                    value = total_of(side, totals, row, v, count) * step - centre
                     store(block.output, load(block.output, at, lanes) * fade + value, at, lanes)

@@ -25,11 +25,12 @@ from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.team import THREADS, Phase, TeamKernel, share
 from bitwright.codegen.vectormath import LOWEST, exp2, for_spans, hold, load_float, spans, splat
 
-CHUNK = 64
-"""Keys of a chunk. Small enough that its keys and values and the prefetched next ones share L1: measured, 64 beats 128
-by a quarter from DRAM and is within 2 % of 512 in cache."""
-PACKED_CHUNK_BYTES = 10 * 1024
-"""Bytes of a chunk of packed caches, for the same reason: what is done once per chunk asks for more than 64 keys."""
+CHUNKS = {16: 64, 8: 16, 4: 16}
+"""Keys of a chunk, by the lanes of a vector: so few that its keys and values and the prefetched next ones share L1.
+Measured with 16 lanes (Zen 5), 64 beat 128 by a quarter from DRAM and are within 2 % of 512 in cache; with 8 (Zen 3),
+16 beat 64 by a fifth from DRAM, where long contexts lie, and are a seventh slower in L3."""
+PACKED_CHUNK, PACKED_CHUNK_BYTES = 64, 10 * 1024
+"""Fewest keys and most bytes of a chunk of packed caches: what is done once per chunk asks for more of them."""
 LINE_BYTES = 64
 MERGED_VECTORS = 8
 """Vectors of one head's output that are merged in one pass over the threads."""
@@ -63,7 +64,7 @@ def attention_team_kernel(spec: AttentionSpec) -> TeamKernel:
 def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: Any, threads: Any) -> None:
     """What one thread's run of (head, chunk) pairs adds up to; heads it does not touch come out as empty sums."""
     cache, group = spec.cache, spec.group
-    tile = Tile.fit(group, spec.lanes, _chunk(cache))
+    tile = Tile.fit(group, spec.lanes, _chunk(cache, spec.lanes))
     end = T.Bind(buffers["pos"] + 1)
     seen = T.Bind(T.max(end - spec.window, T.int64(0)) if spec.window else T.int64(0))
     origin = T.Bind(align_down(cache, seen))
@@ -103,10 +104,12 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
                 T.buffer_store(buffers["totals"], T.float32(0), [slot, at])
 
 
-def _chunk(cache: CacheSpec) -> int:
-    """Keys of a chunk: 64, or of packed caches as many more as PACKED_CHUNK_BYTES hold, a power of two."""
-    chunk = CHUNK
-    while not cache.is_float and 2 * chunk * cache.token_bytes <= PACKED_CHUNK_BYTES * cache.kv_heads:
+def _chunk(cache: CacheSpec, lanes: int) -> int:
+    """Keys of a chunk: of packed caches as many as PACKED_CHUNK_BYTES hold, a power of two."""
+    if cache.is_float:
+        return CHUNKS[lanes]
+    chunk = PACKED_CHUNK
+    while 2 * chunk * cache.token_bytes <= PACKED_CHUNK_BYTES * cache.kv_heads:
         chunk *= 2
     return chunk
 

@@ -28,13 +28,17 @@ def mapped_cache(tensor: str) -> str:
 
 @dataclass(frozen=True)
 class CacheMaps:
-    """Maps by layer, of keys and of values, as calibration found them: in single precision, not mixed."""
+    """Maps by layer, of keys and of values, as calibration found them: in single precision, not mixed.
+
+    ``folded``: layers whose weights map the values already, and map them back.
+    """
 
     keys: Mapping[int, HeadMap] = field(default_factory=dict)
     values: Mapping[int, HeadMap] = field(default_factory=dict)
+    folded: frozenset[int] = frozenset()
 
     @classmethod
-    def announced(cls, sites: Iterable[Site]) -> CacheMaps:
+    def announced(cls, sites: Iterable[Site], folded: Iterable[int]) -> CacheMaps:
         """Identities for all caches among ``sites``, for whoever wants to know what would be stored."""
         parts: tuple[dict[int, HeadMap], dict[int, HeadMap]] = {}, {}
         for site in sites:
@@ -43,7 +47,7 @@ class CacheMaps:
                 identity = np.tile(np.eye(width, dtype=np.float32), (heads, 1, 1))
                 zeros = np.zeros((heads, width), np.float32)
                 parts[site.kind == "v_cache"][int(site.name.split(".")[1])] = HeadMap(identity, identity, zeros, zeros)
-        return cls(*parts)
+        return cls(*parts, frozenset(folded))
 
     @classmethod
     def read(cls, folder: Path) -> CacheMaps:
@@ -63,7 +67,10 @@ class CacheMaps:
             for name, array in load_file(path).items():
                 letter, layer, part = name.split(".")
                 parts[letter].setdefault(int(layer), {})[part] = array
-            return cls(*({layer: HeadMap(**found) for layer, found in parts[letter].items()} for letter in "kv"))
+            keys, values = (
+                {layer: HeadMap(**found) for layer, found in parts[letter].items()} for letter in ("k", "v")
+            )
+            return cls(keys, values)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "the maps of caches cannot be read",

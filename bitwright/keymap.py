@@ -100,11 +100,7 @@ class HeadMap:
         Raises:
             UnsupportedError: numbers are not finite, or some of these rows and columns do not fit the range of halves.
         """
-        largest = np.stack([np.abs(part).max((1, 2)) for part in (self.forward, self.inverse)]).astype(np.float64)
-        if not (np.isfinite(largest).all() and largest.all() and np.isfinite(self.shift).all()):
-            raise _unfit(site, "its elements are not finite, or all zero")
-        exponent = np.rint(np.log2(largest[1] / largest[0]) / 2)
-        factor = np.exp2(exponent)[:, None, None]
+        factor = self.factor(site)[:, None, None]
         forward, inverse = self.forward * factor, self.inverse / factor
         for rows in (forward, inverse.transpose(0, 2, 1)):
             sizes = np.abs(rows).max(2)
@@ -114,6 +110,18 @@ class HeadMap:
         shift = np.einsum("hd,hde,hef->hf", self.shift, self.inverse.astype(np.float64), rounded)
         parts = (rounded, inverse.astype(np.float16), shift, self.spread * factor[:, :, 0] ** 2)
         return HeadMap(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
+
+    def factor(self, site: str) -> Array:
+        """By head: the power of two between the map and its inverse that makes their largest elements alike.
+
+        Raises:
+            UnsupportedError: numbers are not finite, or all zero; ``site`` is for the message.
+        """
+        largest = np.stack([np.abs(part).max((1, 2)) for part in (self.forward, self.inverse)]).astype(np.float64)
+        if not (np.isfinite(largest).all() and largest.all() and np.isfinite(self.shift).all()):
+            raise _unfit(site, "its elements are not finite, or all zero")
+        factor: Array = np.exp2(np.rint(np.log2(largest[1] / largest[0]) / 2))
+        return factor
 
     def _times(self, mix: Array, back: Array) -> HeadMap:
         shift = np.einsum("hd,hde->he", self.shift, mix)

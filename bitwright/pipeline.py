@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bitwright.cachemaps import CacheMaps
 from bitwright.compiling import emission
 from bitwright.compiling.calibration import calibrated
+from bitwright.compiling.folding import folded_values
 from bitwright.compiling.key_calibration import calibrated_cache_maps
 from bitwright.compiling.quantization import check_kept, quantization
 from bitwright.compiling.rotation import rotated
@@ -135,22 +136,24 @@ def compile_model(
             imported, moments, equalise=options.equalise, reorder=options.reorder, rotate=options.rotate
         )
         imported, moments = ready.model, ready.moments
-        if ready.events:
-            program = sites_of(imported, options, tell)
-        for name, counts in ready.events.items():
-            program = with_event(program, name, **counts)
         check_order(plan, ready.digests.get("order", ""))
         if options.codes is not None:
             check_kept(options.codes, ready.digests, options.rotate)
-        coding = quantization(imported, program, plan, options, moments, tell)
-        cache_maps = calibrated_cache_maps(imported, options, plan, tell)
-        phases = transformations(options, plan, target, schedules, coding.quantizer_of, cache_maps)
+        folded = folded_values(imported, moments, calibrated_cache_maps(imported, options, plan, tell))
+        imported, moments = folded.model, folded.moments
+        events = {**ready.events, **folded.events}
+        if events:
+            program = sites_of(imported, options, tell)
+        for name, counts in events.items():
+            program = with_event(program, name, **counts)
+        coding = quantization(imported, program, plan, options, moments, tell, folded.weights)
+        phases = transformations(options, plan, target, schedules, coding.quantizer_of, folded.maps)
         for number, phase in enumerate(phases, start=3):
             tell(phase.name)
             program = phase(program)
             _dump(options.dump_ir, number, phase.name, program)
         tuned = {"tuning": schedules.digest} if schedules.used else {}
-        digests = {**coding.digests, **ready.digests, **tuned}
+        digests = {**coding.digests, **ready.digests, **folded.digests, **tuned}
         return emission.write(imported, program, plan, target, options, output, tell, digests, coding.description)
 
 

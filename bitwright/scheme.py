@@ -297,15 +297,6 @@ class CacheScheme:
         """Bytes beside those of the tokens: the exact first token of mapped keys."""
         return heads * head_dim * 2 if self.keeps_first else 0
 
-    def map_bytes(self, heads: int, head_dim: int) -> int:
-        """Bytes of what maps and unmaps the cache, beside the weights.
-
-        Two matrices of halves per head, for keys a shift of singles.
-        """
-        if not self.mapped:
-            return 0
-        return heads * head_dim * (2 * 2 * head_dim + 4 * (self.tensor == "k"))
-
     @property
     def keeps_first(self) -> bool:
         """The first token is kept in half precision too."""

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ import numpy.typing as npt
 from bitwright.errors import InputError
 from bitwright.rotated_parts import Part
 from bitwright.runs import ROW_MULTIPLE
-from bitwright.scheme import LinearScheme
+from bitwright.scheme import CacheScheme, LinearScheme
 from bitwright.site import Site
 
-PROFILE_VERSION = 4
+PROFILE_VERSION = 5
 TILE_ROWS = ROW_MULTIPLE
 """Rows of a tile, the unit in which losses of weights are stored: rows 64 i ... 64 i + 63 of a matrix."""
 
@@ -96,6 +97,10 @@ class StoredTensor:
     positions: bool = False
     cache: str = ""
 
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class StoredMatrix:
@@ -150,6 +155,12 @@ class ProfileHeader:
     reordered: str = ""
     weighed: bool = False
     table_weights: tuple[str, ...] = ()
+
+    def map_bytes(self, site: str, scheme: CacheScheme) -> int:
+        """Bytes of the matrices that map a cache of ``scheme`` and map it back in every step."""
+        if not scheme.mapped:
+            return 0
+        return sum(entry.nbytes for entry in self.storage if isinstance(entry, StoredTensor) and entry.cache == site)
 
     @property
     def compile_options(self) -> tuple[str, ...]:

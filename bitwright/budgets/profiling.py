@@ -17,6 +17,7 @@ import numpy.typing as npt
 from bitwright.budgets.profile_options import ProfileOptions
 from bitwright.budgets.scoring import Scoring
 from bitwright.cachemaps import CacheMaps
+from bitwright.compiling.folding import foldable
 from bitwright.compiling.key_calibration import cache_maps
 from bitwright.compiling.rotation import rotated
 from bitwright.errors import UnsupportedError
@@ -146,7 +147,7 @@ def _storage(program: Program, imported: ImportedModel, target: Target) -> tuple
         packed, single = weights if site.weight else caches[site.kind]
         schemes[site.name] = packed if reason(site, packed, _isa(target)) is None else single
     plan = Plan(schemes, imported.digest, target.fingerprint)
-    maps = CacheMaps.announced(program.sites)
+    maps = CacheMaps.announced(program.sites, foldable(imported))
     for phase in pipeline.transformations(Options(target=target.name), plan, target, cache_maps=maps):
         program = phase(program)
     return storage_of(program)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,13 +40,20 @@ class Quantization:
 
 
 def quantization(
-    model: ImportedModel, program: Program, plan: Plan, options: Options, moments: Moments | None, tell: Tell
+    model: ImportedModel,
+    program: Program,
+    plan: Plan,
+    options: Options,
+    moments: Moments | None,
+    tell: Tell,
+    changed: Collection[str] = (),
 ) -> Quantization:
     """What ``options`` ask for; training happens here and now, everything else when weights are written.
 
     Args:
         moments: what the quantizer calibrated on; they must stay readable until the weights are written.
         tell: called with the name of each matrix as it is quantized, and with each training step.
+        changed: weights that a profile's codes are not for.
     """
     from bitwright.passes.quantizers.kept import KeptCodes, KeptQuantizers
     from bitwright.passes.quantizers.ready import ReadyMatrices
@@ -56,7 +63,11 @@ def quantization(
         options.quantizer, moments, lambda matrix: tell(f"quantize {matrix}")
     )
     if options.codes is not None:
-        rows = {site.weight: (site.name, site.shape[0]) for site in program.sites if site.weight}
+        rows = {
+            site.weight: (site.name, site.shape[0])
+            for site in program.sites
+            if site.weight and site.weight not in changed
+        }
         quantizer_of = KeptQuantizers(KeptCodes(options.codes), rows, quantizer_of)
     digests = {} if moments is None else {"calibration": moments.digest}
     sentences = [f"Quantized by {options.quantizer}."]

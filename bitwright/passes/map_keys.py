@@ -3,8 +3,8 @@
 In: ``attention(q, k, v, ...)`` annotated with a scheme of mapped keys. Out: ``attention(head_map(q, matrices),
 head_map(k, matrices, shift), v, ...)``: the same scores, up to a constant per query, from keys that are easy to
 quantize (``bitwright.keymap``). Mapped values: ``head_map(attention(q, k, head_map(v, matrices), ...), inverses)``: the
-weighted means of mapped values are the mapped means. Other attentions are left alone. Matrices are stored in half
-precision, shifts in single.
+weighted means of mapped values are the mapped means; unless the weights before and behind do that already. Other
+attentions are left alone. Matrices are stored in half precision, shifts in single.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class MapKeys:
             if relax_ops.name_of(value) != "attention":
                 return None
             keys, values = (CacheScheme.parse(str(value.attrs[f"{letter}_scheme"])) for letter in "kv")
-            if not keys.mapped and not values.mapped:
-                return None
             layer = int(value.attrs["layer"])
+            maps_values = values.mapped and layer not in self.maps.folded
+            if not keys.mapped and not maps_values:
+                return None
             layers.add(layer)
             q, k, v, *rest = value.args
             q_heads, kv_heads = (int(value.attrs[f"{letter}_heads"]) for letter in ("q", "kv"))
@@ -64,12 +65,12 @@ class MapKeys:
                 query, key, shift = KEY_TENSORS
                 q = mapped(rewriter, q, q_heads, layer, {query: maps.inverse.transpose(0, 2, 1)})
                 k = mapped(rewriter, k, kv_heads, layer, {key: maps.forward, shift: maps.shift})
-            if values.mapped:
+            if maps_values:
                 maps = self._of(f"layer.{layer}.v_cache", values)
                 v = mapped(rewriter, v, kv_heads, layer, {VALUE_TENSORS[0]: maps.forward})
             attributes = {str(name): attribute for name, attribute in value.attrs.items()}
             y = rewriter.emit(relax_ops.call("attention", [q, k, v, *rest], **attributes))
-            return mapped(rewriter, y, q_heads, layer, {VALUE_TENSORS[1]: maps.inverse}) if values.mapped else y
+            return mapped(rewriter, y, q_heads, layer, {VALUE_TENSORS[1]: maps.inverse}) if maps_values else y
 
         module = rewrite(program.module, visit)
         done = replace(program, module=module, parameters=parameters)

@@ -97,7 +97,8 @@ class Costs:
                 limit=f"profiled: {', '.join(losses)}",
                 remedy="profile again with --schemes",
             )
-        stored = scheme.bytes_per_token(*site.shape) * (self.context or 0) + scheme.map_bytes(*site.shape)
+        maps = self.profile.header.map_bytes(site.name, scheme)
+        stored = scheme.bytes_per_token(*site.shape) * (self.context or 0) + maps
         return losses[scheme.name], stored
 
 

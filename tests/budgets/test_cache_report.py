@@ -43,7 +43,7 @@ def test_a_profile_of_caches_alone_scores_mapped_ones(tmp_path: Path) -> None:
     assert (tmp_path / "cache_maps.safetensors").is_file()
     assert all(not profile.scores(site.name).weights for site in profile.header.sites if site.weight)
     # Maps count beside what the context stores: two matrices of halves of one head of 32, for keys a shift of singles.
-    for site, scheme, maps in (("layer.1.k_cache", "k4rowm", 4 * 32 * 33), ("layer.0.v_cache", "v2rowm", 4 * 32 * 32)):
+    for site, scheme, maps in (("layer.1.k_cache", "k4rowm", 4 * 32 * 33), ("layer.0.v_cache", "v2rowm", 0)):
         stored = [Costs(profile, context).of(site, CacheScheme.parse(scheme)).uses["bytes"] for context in (None, 10)]
         assert stored == [maps, maps + 10 * CacheScheme.parse(scheme).bytes_per_token(1, 32)]
     # What was finished is not done again, and the maps are those that were kept.
@@ -63,12 +63,12 @@ def test_maps_are_counted_where_caches_are_mapped(tmp_path: Path) -> None:
     mapped = {"layer.0.v_cache": CacheScheme.parse("v4rowm"), "layer.1.k_cache": CacheScheme.parse("k4rowm")}
     schemes |= mapped
     found = weights_file_bytes(header, schemes, 64)
-    maps = sum(scheme.map_bytes(*header.site(name).shape) for name, scheme in mapped.items())
+    maps = sum(header.map_bytes(name, scheme) for name, scheme in mapped.items())
     assert maps < found - plain < maps + 1024  # names in the file's header
     plan = Plan(schemes, model.digest, header.target)
     artifact = pipeline.compile_model(model, tmp_path / "artifact", Options(plan=plan, context=64))
     assert artifact.manifest.run_bytes == found
-    # Of one head of 32: two matrices of halves, for keys a shift of singles.
+    # Keys, of one head of 32: two matrices of halves and a shift of singles. Values are mapped by weights.
     stored = {
         name: tensor.nbytes
         for name, tensor in map_tensors(artifact.folder / files.WEIGHTS).items()
@@ -76,8 +76,6 @@ def test_maps_are_counted_where_caches_are_mapped(tmp_path: Path) -> None:
     }
     matrix = 2 * 32 * 32
     assert stored == {
-        "layer.0.value_map": matrix,
-        "layer.0.value_map_back": matrix,
         "layer.1.query_map": matrix,
         "layer.1.key_map": matrix,
         "layer.1.key_shift": 4 * 32,

@@ -15,7 +15,7 @@ from bitwright.errors import UnsupportedError
 from bitwright.passes.allocate.problem import Block, Problem
 from bitwright.runs import Run, Scheme, WeightsScheme, scheme_of
 from bitwright.scheme import CacheScheme, LinearScheme, WeightScheme
-from bitwright.sensitivity import TILE_ROWS, Profile, SiteScores
+from bitwright.sensitivity import TILE_ROWS, Profile, ProfileHeader, SiteScores
 from bitwright.site import Site
 
 Doubles = npt.NDArray[np.float64]
@@ -115,13 +115,11 @@ class Terms:
 
 def choices_of(profile: Profile, terms: Terms) -> tuple[SiteChoices, ...]:
     """The choices of every site, in the model's order."""
-    return tuple(
-        _choices(site, profile.scores(site.name), profile.header.lanes, terms) for site in profile.header.sites
-    )
+    return tuple(_choices(site, profile.scores(site.name), profile.header, terms) for site in profile.header.sites)
 
 
-def _choices(site: Site, scores: SiteScores, lanes: int, terms: Terms) -> SiteChoices:
-    return _matrix(site, scores, lanes, terms) if site.weight else _cache(site, scores, terms)
+def _choices(site: Site, scores: SiteScores, header: ProfileHeader, terms: Terms) -> SiteChoices:
+    return _matrix(site, scores, header.lanes, terms) if site.weight else _cache(site, scores, header, terms)
 
 
 def _measured(site: Site, schemes: Sequence[_C], latencies: Latencies | None) -> list[_C]:
@@ -145,13 +143,13 @@ def _measured(site: Site, schemes: Sequence[_C], latencies: Latencies | None) ->
     return known
 
 
-def _cache(site: Site, scores: SiteScores, terms: Terms) -> SiteChoices:
+def _cache(site: Site, scores: SiteScores, header: ProfileHeader, terms: Terms) -> SiteChoices:
     schemes = _measured(site, [CacheScheme.parse(name) for name in scores.caches], terms.latencies)
     factor = float(np.mean(terms.factors.get(site.name, 1.0)))
     uses = np.zeros((len(RESOURCES), 1, len(schemes)))
     for i, scheme in enumerate(schemes):
         milliseconds = 0.0 if terms.latencies is None else terms.latencies.decode(site, scheme)
-        stored = terms.context * scheme.bytes_per_token(*site.shape) + scheme.map_bytes(*site.shape)
+        stored = terms.context * scheme.bytes_per_token(*site.shape) + header.map_bytes(site.name, scheme)
         uses[:, 0, i] = (factor * scores.caches[scheme.name], stored, milliseconds, 0.0)
     return SiteChoices(site, tuple(schemes), uses, np.zeros((len(RESOURCES), len(schemes))))
 

@@ -23,6 +23,10 @@ ALTERNATIONS = 2
 TINY = np.float32(np.finfo(np.float32).tiny)
 
 
+BLOCK_WEIGHTS = 1 << 17
+"""Weights at work at a time: with all that is computed of them they stay in cache, which takes a third of the time."""
+
+
 def fit_groups(weights: Floats, importance: Floats, grid: Grid) -> tuple[Halves, Floats | None]:
     """Scales float16 [m] and zero points float32 [m] (None if the grid has none) of m groups.
 
@@ -32,6 +36,19 @@ def fit_groups(weights: Floats, importance: Floats, grid: Grid) -> tuple[Halves,
         weights: float32 [inputs of a group, m]: inputs first.
         importance: float32, not negative, [inputs of a group, m] or [inputs of a group, 1].
     """
+    size, count = weights.shape
+    width = max(BLOCK_WEIGHTS // size, 1)
+    found = []
+    for start in range(0, count, width):
+        part = slice(start, start + width)
+        block = np.ascontiguousarray(weights[:, part])
+        found.append(_fit(block, importance if importance.shape[1] == 1 else importance[:, part], grid))
+    zeros = [zero for _, zero in found if zero is not None]
+    return np.concatenate([scales for scales, _ in found]), np.concatenate(zeros) if zeros else None
+
+
+def _fit(weights: Floats, importance: Floats, grid: Grid) -> tuple[Halves, Floats | None]:
+    """The same of few groups."""
     starts: list[tuple[Floats, Floats | None]] = []
     if not isinstance(grid, Integers) or grid.symmetric:
         index = np.abs(weights).argmax(axis=0)[None]

@@ -88,7 +88,7 @@ class LookedUp:
         return float(self.codebook[0]), float(self.codebook[-1])
 
     def nearest(self, x: Floats, zeros: Floats | None) -> Floats:
-        return self._of_bin[bins_of(x)]
+        return self._of_bin.take(bins_of(x), mode="clip")
 
     def codes(self, values: Floats, zeros: Floats | None) -> npt.NDArray[np.uint8]:
         return codes_of(values, self.codebook)

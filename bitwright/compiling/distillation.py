@@ -19,18 +19,19 @@ from bitwright.compiling.trainable import (
     require_memory,
     rows_of,
     split,
+    update,
 )
 from bitwright.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from bitwright.compiling.trainable import Matrices, Tell
-    from bitwright.frontend.distill.matrix import QuantizedRows
+    from bitwright.frontend.distill.matrix import FloatRows, QuantizedRows
     from bitwright.frontend.distill.student import Student
     from bitwright.frontend.distill.train import Trained
     from bitwright.frontend.model import ImportedModel
     from bitwright.moments import Ids
     from bitwright.options import Options
-    from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
+    from bitwright.passes.quantizers.matrix import Quantizer, RunRows
     from bitwright.plan import Plan
     from bitwright.program import Parameter, Program
     from bitwright.runs import WeightsScheme
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Distilled:
-    """Quantized runs by weight; divergence of held-out text before and after; and a digest of what it was made from."""
+    """Runs of rows by weight; divergence of held-out text before and after; and a digest of what it was made from."""
 
     matrices: Matrices
     before: float
@@ -74,8 +75,8 @@ def distilled(
     require_memory(trainable.BYTES_PER_WEIGHT * count, f"distilling {count / 1e6:.0f} million weights", "--distill")
     windows, held_out = split(text_windows(model, options.calibration, most=options.distill + HELD_OUT), "--distill")
     interpreter = Interpreter(model.graph)
-    start: dict[str, tuple[QuantizedMatrix, ...]] = {}
-    matrices: dict[str, tuple[tuple[QuantizedRows, ...], Any]] = {}
+    start: dict[str, tuple[RunRows, ...]] = {}
+    matrices: dict[str, tuple[tuple[QuantizedRows | FloatRows, ...], Any]] = {}
     for name, scheme in schemes.items():
         weights = np.asarray(program.parameters[name].load(), dtype=np.float32)
         start[name] = quantized(quantizer_of(program.parameters[name]), weights, scheme)
@@ -121,7 +122,7 @@ def _digest(
     for name, runs in start.items():
         digest.update(f"{name} {schemes[name]} ".encode())
         for run in runs:
-            digest.update(run.codes.tobytes() + run.scales.tobytes())
+            update(digest, run)
     return digest.hexdigest()
 
 

@@ -25,6 +25,7 @@ from bitwright.compiling.trainable import (
     require_memory,
     rows_of,
     split,
+    update,
 )
 from bitwright.errors import UnsupportedError
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from bitwright.frontend.reconstruct.train import Rows, Streams
     from bitwright.moments import Ids
     from bitwright.options import Options
-    from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
+    from bitwright.passes.quantizers.matrix import Quantizer, RunRows
     from bitwright.plan import Plan
     from bitwright.program import Parameter, Program
     from bitwright.runs import WeightsScheme
@@ -82,7 +83,7 @@ class _Start:
     def weights(self, name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         return np.asarray(self.program.parameters[name].load(), dtype=np.float32)
 
-    def quantized(self, name: str) -> tuple[QuantizedMatrix, ...]:
+    def quantized(self, name: str) -> tuple[RunRows, ...]:
         parameter = self.program.parameters[name]
         return quantized(self.quantizer_of(parameter), self.weights(name), self.schemes[name])
 
@@ -147,7 +148,7 @@ class _Stage:
         self._streams, self._start, self._options = streams, start, options
         self._allowance = allowance
         self.digest = digest
-        self.matrices: dict[str, tuple[QuantizedMatrix, ...]] = {}
+        self.matrices: dict[str, tuple[RunRows, ...]] = {}
 
     def begin(self, first: Block, tables: Iterable[str]) -> None:
         """Compute what ``first`` reads; tables are looked up before it."""
@@ -204,7 +205,7 @@ class _Stage:
         for name, runs in matrices.items():
             self.digest.update(f"{name} {self._start.schemes[name]} ".encode())
             for run in runs:
-                self.digest.update(run.codes.tobytes() + run.scales.tobytes())
+                update(self.digest, run)
 
     def _path(self) -> Path | None:
         folder = self._options.calibration_cache

@@ -52,6 +52,13 @@ class QuantizedRows:
         return (cut * self.scales[:, :, None]).reshape(self.values.shape)
 
 
+@dataclass(frozen=True)
+class FloatRows:
+    """Rows of a matrix that stay floats, and as they are: float32 [rows, inputs]."""
+
+    weights: Floats
+
+
 class TrainableRows:
     """Rows with latent numbers and scales as leaves of autograd.
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bitwright.compiling import trainable
-from bitwright.compiling.calibration import text_windows
 from bitwright.compiling.trainable import (
-    HELD_OUT,
     matrices_of,
     packed_schemes,
     quantized,
     require_memory,
     rows_of,
-    split,
+    training_windows,
     update,
 )
 from bitwright.errors import UnsupportedError
@@ -73,7 +71,7 @@ def distilled(
     schemes = packed_schemes(program, plan)
     count = sum(int(np.prod(program.parameters[name].shape)) for name in schemes)
     require_memory(trainable.BYTES_PER_WEIGHT * count, f"distilling {count / 1e6:.0f} million weights", "--distill")
-    windows, held_out = split(text_windows(model, options.calibration, most=options.distill + HELD_OUT), "--distill")
+    windows, held_out = training_windows(model, options.calibration, options.distill, "--distill")
     interpreter = Interpreter(model.graph)
     start: dict[str, tuple[RunRows, ...]] = {}
     matrices: dict[str, tuple[tuple[QuantizedRows | FloatRows, ...], Any]] = {}
@@ -88,7 +86,7 @@ def distilled(
         tell(f"distill: step {done} of {options.distill}, divergence {divergence:.4f}")
 
     tell("distill: divergence before")
-    digest = _digest(model, schemes, options, start, windows)
+    digest = _digest(model, schemes, options, start, (windows, held_out))
     kept = options.calibration_cache
     checkpoint = None if kept is None else kept / f"distilling-{digest[:32]}.pt"
     outcome = train(
@@ -109,7 +107,7 @@ def _digest(
     schemes: Mapping[str, WeightsScheme],
     options: Options,
     start: Matrices,
-    windows: Ids,
+    windows: tuple[Ids, Ids],
 ) -> str:
     """What training depends on, as sha256. Sums of floats are formed in an order that the number of threads decides."""
     import torch
@@ -117,8 +115,9 @@ def _digest(
     from bitwright.frontend.distill.train import recipe
 
     numbers = f"{options.distill} {options.stage_minutes} {torch.get_num_threads()} {recipe()}"
-    digest = hashlib.sha256(f"{model.digest} {numbers} {windows.shape} ".encode())
-    digest.update(np.ascontiguousarray(windows, dtype="<i8").tobytes())
+    digest = hashlib.sha256(f"{model.digest} {numbers} {[part.shape for part in windows]} ".encode())
+    for part in windows:
+        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
     for name, runs in start.items():
         digest.update(f"{name} {schemes[name]} ".encode())
         for run in runs:

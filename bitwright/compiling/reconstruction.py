@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bitwright.compiling import trainable
-from bitwright.compiling.calibration import text_windows
 from bitwright.compiling.kept_block import KeptBlock
 from bitwright.compiling.trainable import (
-    HELD_OUT,
     Tell,
     matrices_of,
     packed_schemes,
     quantized,
     require_memory,
     rows_of,
-    split,
+    training_windows,
     update,
 )
 from bitwright.errors import UnsupportedError
@@ -111,8 +109,8 @@ def rebuilt(
     from bitwright.frontend.reconstruct.train import Streams
 
     found, start = _blocks(model, program, plan, quantizer_of)
-    most = min(options.reconstruct, WINDOWS) + HELD_OUT
-    windows, held_out = split(text_windows(model, options.calibration, most=most), "--reconstruct")
+    most = min(options.reconstruct, WINDOWS)
+    windows, held_out = training_windows(model, options.calibration, most, "--reconstruct")
     _require_memory(program, found, windows.size + held_out.size)
     stage = _Stage(
         Streams(Interpreter(model.graph), np.concatenate([windows, held_out]), len(held_out)),

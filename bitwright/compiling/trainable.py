@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitwright.compiling.calibration import WINDOWS, text_windows
 from bitwright.errors import UsageError
 from bitwright.runs import runs_of
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Digest
 
     from bitwright.frontend.distill.matrix import FloatRows, QuantizedRows
+    from bitwright.frontend.model import ImportedModel
     from bitwright.moments import Ids
     from bitwright.passes.quantizers.grid import Grid
     from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer, RunRows
@@ -23,7 +27,10 @@ if TYPE_CHECKING:
     from bitwright.scheme import WeightScheme
 
 HELD_OUT = 8
-"""Windows at the end of the text that are not trained on: they decide whether training was worth it."""
+"""Windows that are not trained on: they decide whether training was worth it."""
+
+HELD_OUT_SHARE = 8
+"""They are from the last of so many equal parts of the text; what is trained on is from the others."""
 
 BYTES_PER_WEIGHT = 28
 """In memory while training: float weight, latent number and its gradient, two moments, matrix and its gradient."""
@@ -59,14 +66,32 @@ def require_memory(needed: int, what: str, option: str) -> None:
         )
 
 
-def split(windows: Ids, option: str) -> tuple[Ids, Ids]:
-    """What is trained on and what is held out: an eighth of a short text, else HELD_OUT windows."""
-    count = min(HELD_OUT, max(len(windows) // 8, 1))
-    if len(windows) < 2:
+def training_windows(model: ImportedModel, text: Path | None, most: int, option: str) -> tuple[Ids, Ids]:
+    """What is trained on, at most ``most`` windows, and what is held out, at most HELD_OUT: int64 [windows, tokens].
+
+    Either are evenly spaced, in text that quantizers which calibrate have not read: what they make is better there than
+    on any other text, and training that gains on others looks as if it were worth nothing. Where too little of a text
+    is left, windows that they have read are trained on as well, and held out if there are no others.
+
+    Raises:
+        InputError: the text cannot be read or is too short, or the model has no tokenizer.
+        UsageError: it is shorter than two windows.
+    """
+    from bitwright.frontend.calibrate.windows import places
+
+    windows = text_windows(model, text, most=sys.maxsize)
+    count = len(windows)
+    if count < 2:
         raise UsageError(
             "the calibration text is too short to train on", where=option, limit="two windows of 512 tokens"
         )
-    return windows[:-count], windows[-count:]
+    trained, held_out = np.split(np.arange(count), [count - max(count // HELD_OUT_SHARE, 1)])
+    read = places(count, WINDOWS)
+    unread = np.setdiff1d(trained, read)
+    trained = unread if len(unread) >= most else trained
+    unread = np.setdiff1d(held_out, read)
+    held_out = unread if len(unread) else held_out
+    return windows[trained[places(len(trained), most)]], windows[held_out[places(len(held_out), HELD_OUT)]]
 
 
 def quantized(quantizer: Quantizer, weights: Any, scheme: WeightsScheme) -> tuple[RunRows, ...]:

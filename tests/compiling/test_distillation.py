@@ -12,6 +12,7 @@ import pytest
 
 from bitwright import load, pipeline
 from bitwright.compiling import trainable
+from bitwright.compiling.calibration import LENGTH, text_windows
 from bitwright.compiling.distillation import Distilled, distilled
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
@@ -28,6 +29,7 @@ from tests.compiling.test_calibration import word_tokenizer
 from tests.compiling.training import MIXED, planned
 
 STEPS = 30
+RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +199,25 @@ def test_a_damaged_state_is_named(model: ImportedModel, text: Path, tmp_path: Pa
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(InputError, match="interrupted distillation"):
         run(model, options)
+
+
+@pytest.mark.parametrize(("total", "most"), [(321, 45), (321, 1000), (60, 20), (40, 10), (16, 30), (2, 5)])
+def test_what_is_held_out_was_neither_trained_nor_calibrated_on(
+    model: ImportedModel, tmp_path: Path, total: int, most: int
+) -> None:
+    """A quantizer's error is smaller on what it calibrated on: training that gains elsewhere was undone there."""
+    length = min(LENGTH, model.context)
+    (tmp_path / "text").write_text(" ".join(f"w{i}" for i in RANDOM.integers(0, 101, total * length)))
+    trained, held_out = (
+        {window.tobytes() for window in part}
+        for part in trainable.training_windows(model, tmp_path / "text", most, "--distill")
+    )
+    read = {window.tobytes() for window in text_windows(model, tmp_path / "text")}
+    assert 1 <= len(held_out) <= trainable.HELD_OUT and 1 <= len(trained) <= most
+    assert not held_out & trained
+    assert not held_out & read or total <= len(read)
+    assert not trained & read or most > total - len(read) - total // trainable.HELD_OUT_SHARE
+    assert len(held_out) == trainable.HELD_OUT or total < 100
 
 
 def test_it_needs_a_text(model: ImportedModel) -> None:

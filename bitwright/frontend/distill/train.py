@@ -44,7 +44,7 @@ SEED = 0
 
 def recipe() -> str:
     """All that training depends on besides its arguments."""
-    return f"2 {CODE_RATE} {SCALE_RATE} {WARM_UP} {BETAS} {SEED} {has_bf16_products()}"
+    return f"3 {CODE_RATE} {SCALE_RATE} {WARM_UP} {BETAS} {SEED} {has_bf16_products()}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def train(
     """
     import torch
 
-    optimizer = torch.optim.Adam(student.groups(CODE_RATE, SCALE_RATE), betas=BETAS)
+    optimizer = torch.optim.Adam(student.groups(CODE_RATE, SCALE_RATE), betas=BETAS, fused=True)
     before, running, first, spent = math.nan, math.nan, 0, 0.0
     if checkpoint is not None and checkpoint.exists():
         before, running, first, spent = restore(checkpoint, student, optimizer)

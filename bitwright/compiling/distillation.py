@@ -37,11 +37,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Distilled:
-    """Runs of rows by weight; divergence of held-out text before and after; and a digest of what it was made from."""
+    """What distillation made.
+
+    Attributes:
+        matrices: runs of rows by weight.
+        before, after: divergence of held-out text, nats per token.
+        share: of the way that training went from the beginning, how much is gone: 0 if nothing of it was better.
+        digest: of what it was made from.
+    """
 
     matrices: Matrices
     before: float
     after: float
+    share: float
     digest: str
 
 
@@ -133,7 +141,7 @@ def _chosen(
     digest: str,
 ) -> Distilled:
     """The trained matrices if they are better than those they started from, else the latter."""
-    if outcome.after >= outcome.before:
-        return Distilled(start, outcome.before, outcome.before, digest)
+    if not outcome.after < outcome.before:
+        return Distilled(start, outcome.before, outcome.before, 0.0, digest)
     matrices = {name: matrices_of(rows, start[name], schemes[name]) for name, rows in student.quantized().items()}
-    return Distilled(matrices, outcome.before, outcome.after, digest)
+    return Distilled(matrices, outcome.before, outcome.after, outcome.share, digest)

@@ -32,8 +32,9 @@ HELD_OUT = 8
 HELD_OUT_SHARE = 8
 """They are from the last of so many equal parts of the text; what is trained on is from the others."""
 
-BYTES_PER_WEIGHT = 28
-"""In memory while training: float weight, latent number and its gradient, two moments, matrix and its gradient."""
+BYTES_PER_WEIGHT = 32
+"""In memory while training: float weight, latent number, what it was at the start and its gradient, two moments, matrix
+and its gradient."""
 
 Tell = Callable[[str], None]
 Matrices = Mapping[str, "tuple[RunRows, ...]"]

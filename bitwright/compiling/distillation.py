@@ -10,27 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bitwright.compiling import trainable
-from bitwright.compiling.calibration import text_windows
 from bitwright.compiling.trainable import (
-    HELD_OUT,
     matrices_of,
     packed_schemes,
     quantized,
     require_memory,
     rows_of,
-    split,
+    training_windows,
+    update,
 )
 from bitwright.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from bitwright.compiling.trainable import Matrices, Tell
-    from bitwright.frontend.distill.matrix import QuantizedRows
+    from bitwright.frontend.distill.matrix import FloatRows, QuantizedRows
     from bitwright.frontend.distill.student import Student
     from bitwright.frontend.distill.train import Trained
     from bitwright.frontend.model import ImportedModel
     from bitwright.moments import Ids
     from bitwright.options import Options
-    from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
+    from bitwright.passes.quantizers.matrix import Quantizer, RunRows
     from bitwright.plan import Plan
     from bitwright.program import Parameter, Program
     from bitwright.runs import WeightsScheme
@@ -38,11 +37,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Distilled:
-    """Quantized runs by weight; divergence of held-out text before and after; and a digest of what it was made from."""
+    """What distillation made.
+
+    Attributes:
+        matrices: runs of rows by weight.
+        before, after: divergence of held-out text, nats per token.
+        share: of the way that training went from the beginning, how much is gone: 0 if nothing of it was better.
+        digest: of what it was made from.
+    """
 
     matrices: Matrices
     before: float
     after: float
+    share: float
     digest: str
 
 
@@ -72,10 +79,10 @@ def distilled(
     schemes = packed_schemes(program, plan)
     count = sum(int(np.prod(program.parameters[name].shape)) for name in schemes)
     require_memory(trainable.BYTES_PER_WEIGHT * count, f"distilling {count / 1e6:.0f} million weights", "--distill")
-    windows, held_out = split(text_windows(model, options.calibration, most=options.distill + HELD_OUT), "--distill")
+    windows, held_out = training_windows(model, options.calibration, options.distill, "--distill")
     interpreter = Interpreter(model.graph)
-    start: dict[str, tuple[QuantizedMatrix, ...]] = {}
-    matrices: dict[str, tuple[tuple[QuantizedRows, ...], Any]] = {}
+    start: dict[str, tuple[RunRows, ...]] = {}
+    matrices: dict[str, tuple[tuple[QuantizedRows | FloatRows, ...], Any]] = {}
     for name, scheme in schemes.items():
         weights = np.asarray(program.parameters[name].load(), dtype=np.float32)
         start[name] = quantized(quantizer_of(program.parameters[name]), weights, scheme)
@@ -87,7 +94,7 @@ def distilled(
         tell(f"distill: step {done} of {options.distill}, divergence {divergence:.4f}")
 
     tell("distill: divergence before")
-    digest = _digest(model, schemes, options, start, windows)
+    digest = _digest(model, schemes, options, start, (windows, held_out))
     kept = options.calibration_cache
     checkpoint = None if kept is None else kept / f"distilling-{digest[:32]}.pt"
     outcome = train(
@@ -108,7 +115,7 @@ def _digest(
     schemes: Mapping[str, WeightsScheme],
     options: Options,
     start: Matrices,
-    windows: Ids,
+    windows: tuple[Ids, Ids],
 ) -> str:
     """What training depends on, as sha256. Sums of floats are formed in an order that the number of threads decides."""
     import torch
@@ -116,12 +123,13 @@ def _digest(
     from bitwright.frontend.distill.train import recipe
 
     numbers = f"{options.distill} {options.stage_minutes} {torch.get_num_threads()} {recipe()}"
-    digest = hashlib.sha256(f"{model.digest} {numbers} {windows.shape} ".encode())
-    digest.update(np.ascontiguousarray(windows, dtype="<i8").tobytes())
+    digest = hashlib.sha256(f"{model.digest} {numbers} {[part.shape for part in windows]} ".encode())
+    for part in windows:
+        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
     for name, runs in start.items():
         digest.update(f"{name} {schemes[name]} ".encode())
         for run in runs:
-            digest.update(run.codes.tobytes() + run.scales.tobytes())
+            update(digest, run)
     return digest.hexdigest()
 
 
@@ -133,7 +141,7 @@ def _chosen(
     digest: str,
 ) -> Distilled:
     """The trained matrices if they are better than those they started from, else the latter."""
-    if outcome.after >= outcome.before:
-        return Distilled(start, outcome.before, outcome.before, digest)
+    if not outcome.after < outcome.before:
+        return Distilled(start, outcome.before, outcome.before, 0.0, digest)
     matrices = {name: matrices_of(rows, start[name], schemes[name]) for name, rows in student.quantized().items()}
-    return Distilled(matrices, outcome.before, outcome.after, digest)
+    return Distilled(matrices, outcome.before, outcome.after, outcome.share, digest)

@@ -8,14 +8,19 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from bitwright.errors import InputError
 
 if TYPE_CHECKING:
-    from bitwright.passes.quantizers.matrix import QuantizedMatrix
+    from bitwright.passes.quantizers.matrix import RunRows
 
 ARRAYS = ("codes", "scales", "zeros", "codebook")
+FLOATS = "floats"
+KINDS = (*ARRAYS, FLOATS)
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,12 @@ class KeptBlock:
     """What became of a block.
 
     Attributes:
-        matrices: quantized runs by weight.
+        matrices: runs of rows by weight.
         before, after: the block's error.
         seconds: that reconstruction had taken when it was done.
     """
 
-    matrices: Mapping[str, tuple[QuantizedMatrix, ...]]
+    matrices: Mapping[str, tuple[RunRows, ...]]
     before: float
     after: float
     seconds: float
@@ -41,8 +46,7 @@ class KeptBlock:
             f"{i}.{j}.{kind}": array
             for i, runs in enumerate(self.matrices.values())
             for j, run in enumerate(runs)
-            for kind in ARRAYS
-            if (array := getattr(run, kind)) is not None
+            for kind, array in _arrays(run).items()
         }
         runs = [[name, len(runs)] for name, runs in self.matrices.items()]
         numbers = {"matrices": runs, "before": self.before, "after": self.after, "seconds": self.seconds}
@@ -73,10 +77,12 @@ class KeptBlock:
                 matrices = {}
                 for i, (name, count) in enumerate(numbers["matrices"]):
                     parts = [
-                        {kind: file.get_tensor(f"{i}.{j}.{kind}") for kind in ARRAYS if f"{i}.{j}.{kind}" in found}
+                        {kind: file.get_tensor(f"{i}.{j}.{kind}") for kind in KINDS if f"{i}.{j}.{kind}" in found}
                         for j in range(count)
                     ]
-                    matrices[name] = tuple(QuantizedMatrix(**{"zeros": None, **part}) for part in parts)
+                    matrices[name] = tuple(
+                        part[FLOATS] if FLOATS in part else QuantizedMatrix(**{"zeros": None, **part}) for part in parts
+                    )
             return cls(matrices, numbers["before"], numbers["after"], numbers["seconds"])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise InputError(
@@ -85,3 +91,10 @@ class KeptBlock:
                 limit=str(error),
                 remedy="delete the file: the block is trained again",
             ) from error
+
+
+def _arrays(run: RunRows) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a run of rows, by kind."""
+    if isinstance(run, np.ndarray):
+        return {FLOATS: run}
+    return {kind: array for kind in ARRAYS if (array := getattr(run, kind)) is not None}

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bitwright.compiling import trainable
-from bitwright.compiling.calibration import text_windows
 from bitwright.compiling.kept_block import KeptBlock
 from bitwright.compiling.trainable import (
-    HELD_OUT,
     Tell,
     matrices_of,
     packed_schemes,
     quantized,
     require_memory,
     rows_of,
-    split,
+    training_windows,
+    update,
 )
 from bitwright.errors import UnsupportedError
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from bitwright.frontend.reconstruct.train import Rows, Streams
     from bitwright.moments import Ids
     from bitwright.options import Options
-    from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
+    from bitwright.passes.quantizers.matrix import Quantizer, RunRows
     from bitwright.plan import Plan
     from bitwright.program import Parameter, Program
     from bitwright.runs import WeightsScheme
@@ -82,7 +81,7 @@ class _Start:
     def weights(self, name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         return np.asarray(self.program.parameters[name].load(), dtype=np.float32)
 
-    def quantized(self, name: str) -> tuple[QuantizedMatrix, ...]:
+    def quantized(self, name: str) -> tuple[RunRows, ...]:
         parameter = self.program.parameters[name]
         return quantized(self.quantizer_of(parameter), self.weights(name), self.schemes[name])
 
@@ -110,8 +109,8 @@ def rebuilt(
     from bitwright.frontend.reconstruct.train import Streams
 
     found, start = _blocks(model, program, plan, quantizer_of)
-    most = min(options.reconstruct, WINDOWS) + HELD_OUT
-    windows, held_out = split(text_windows(model, options.calibration, most=most), "--reconstruct")
+    most = min(options.reconstruct, WINDOWS)
+    windows, held_out = training_windows(model, options.calibration, most, "--reconstruct")
     _require_memory(program, found, windows.size + held_out.size)
     stage = _Stage(
         Streams(Interpreter(model.graph), np.concatenate([windows, held_out]), len(held_out)),
@@ -147,7 +146,7 @@ class _Stage:
         self._streams, self._start, self._options = streams, start, options
         self._allowance = allowance
         self.digest = digest
-        self.matrices: dict[str, tuple[QuantizedMatrix, ...]] = {}
+        self.matrices: dict[str, tuple[RunRows, ...]] = {}
 
     def begin(self, first: Block, tables: Iterable[str]) -> None:
         """Compute what ``first`` reads; tables are looked up before it."""
@@ -204,7 +203,7 @@ class _Stage:
         for name, runs in matrices.items():
             self.digest.update(f"{name} {self._start.schemes[name]} ".encode())
             for run in runs:
-                self.digest.update(run.codes.tobytes() + run.scales.tobytes())
+                update(self.digest, run)
 
     def _path(self) -> Path | None:
         folder = self._options.calibration_cache

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitwright.compiling.calibration import WINDOWS, text_windows
 from bitwright.errors import UsageError
 from bitwright.runs import runs_of
 
 if TYPE_CHECKING:
-    from bitwright.frontend.distill.matrix import QuantizedRows
+    from hashlib import _Hash as Digest
+
+    from bitwright.frontend.distill.matrix import FloatRows, QuantizedRows
+    from bitwright.frontend.model import ImportedModel
     from bitwright.moments import Ids
     from bitwright.passes.quantizers.grid import Grid
-    from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
+    from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer, RunRows
     from bitwright.plan import Plan
     from bitwright.program import Program
     from bitwright.runs import WeightsScheme
     from bitwright.scheme import WeightScheme
 
 HELD_OUT = 8
-"""Windows at the end of the text that are not trained on: they decide whether training was worth it."""
+"""Windows that are not trained on: they decide whether training was worth it."""
 
-BYTES_PER_WEIGHT = 28
-"""In memory while training: float weight, latent number and its gradient, two moments, matrix and its gradient."""
+HELD_OUT_SHARE = 8
+"""They are from the last of so many equal parts of the text; what is trained on is from the others."""
+
+BYTES_PER_WEIGHT = 32
+"""In memory while training: float weight, latent number, what it was at the start and its gradient, two moments, matrix
+and its gradient."""
 
 Tell = Callable[[str], None]
-Matrices = Mapping[str, "tuple[QuantizedMatrix, ...]"]
-"""Name of a weight in the IR to the quantized runs of its rows."""
+Matrices = Mapping[str, "tuple[RunRows, ...]"]
+"""Name of a weight in the IR to the runs of its rows, as they are stored."""
 
 
 def packed_schemes(program: Program, plan: Plan) -> dict[str, WeightsScheme]:
-    """Schemes by weight of the sites whose weights become codes in all their rows."""
+    """Schemes by weight of the sites whose weights become codes, in some of their rows at least."""
     result: dict[str, WeightsScheme] = {}
     for site in program.sites:
         if not site.weight:
             continue
         scheme: Any = plan.schemes[site.name]
-        if not any(run.scheme.weight.is_float for run in runs_of(scheme, site.shape[0])):
+        if not all(run.scheme.weight.is_float for run in runs_of(scheme, site.shape[0])):
             result[site.weight] = scheme
     return result
 
@@ -57,39 +67,84 @@ def require_memory(needed: int, what: str, option: str) -> None:
         )
 
 
-def split(windows: Ids, option: str) -> tuple[Ids, Ids]:
-    """What is trained on and what is held out: an eighth of a short text, else HELD_OUT windows."""
-    count = min(HELD_OUT, max(len(windows) // 8, 1))
-    if len(windows) < 2:
+def training_windows(model: ImportedModel, text: Path | None, most: int, option: str) -> tuple[Ids, Ids]:
+    """What is trained on, at most ``most`` windows, and what is held out, at most HELD_OUT: int64 [windows, tokens].
+
+    Either are evenly spaced, in text that quantizers which calibrate have not read: what they make is better there than
+    on any other text, and training that gains on others looks as if it were worth nothing. Where too little of a text
+    is left, windows that they have read are trained on as well, and held out if there are no others.
+
+    Raises:
+        InputError: the text cannot be read or is too short, or the model has no tokenizer.
+        UsageError: it is shorter than two windows.
+    """
+    from bitwright.frontend.calibrate.windows import places
+
+    windows = text_windows(model, text, most=sys.maxsize)
+    count = len(windows)
+    if count < 2:
         raise UsageError(
             "the calibration text is too short to train on", where=option, limit="two windows of 512 tokens"
         )
-    return windows[:-count], windows[-count:]
+    trained, held_out = np.split(np.arange(count), [count - max(count // HELD_OUT_SHARE, 1)])
+    read = places(count, WINDOWS)
+    unread = np.setdiff1d(trained, read)
+    trained = unread if len(unread) >= most else trained
+    unread = np.setdiff1d(held_out, read)
+    held_out = unread if len(unread) else held_out
+    return windows[trained[places(len(trained), most)]], windows[held_out[places(len(held_out), HELD_OUT)]]
 
 
-def quantized(quantizer: Quantizer, weights: Any, scheme: WeightsScheme) -> tuple[QuantizedMatrix, ...]:
-    """The quantized runs of a matrix, float32 [outputs, inputs]."""
-    made, first = [], 0
+def quantized(quantizer: Quantizer, weights: Any, scheme: WeightsScheme) -> tuple[RunRows, ...]:
+    """The runs of a matrix, float32 [outputs, inputs], as they are stored."""
+    made: list[RunRows] = []
+    first = 0
     for run in runs_of(scheme, len(weights)):
-        made.append(quantizer(weights[first : first + run.rows], run.scheme.weight, first))
+        part, weight = weights[first : first + run.rows], run.scheme.weight
+        made.append(_floats(part, weight) if weight.is_float else quantizer(part, weight, first))
         first += run.rows
     return tuple(made)
 
 
-def rows_of(runs: tuple[QuantizedMatrix, ...], scheme: WeightsScheme) -> tuple[QuantizedRows, ...]:
-    """The numbers of quantized runs on their grids."""
-    parts = runs_of(scheme, sum(len(run.codes) for run in runs))
-    return tuple(_rows(matrix, part.scheme.weight) for matrix, part in zip(runs, parts, strict=True))
+def rows_of(runs: tuple[RunRows, ...], scheme: WeightsScheme) -> tuple[QuantizedRows | FloatRows, ...]:
+    """The numbers of runs, on their grids where they are quantized."""
+    from bitwright.frontend.distill.matrix import FloatRows
+    from bitwright.passes.quantizers.matrix import QuantizedMatrix, rows_in
+
+    parts = runs_of(scheme, sum(rows_in(run) for run in runs))
+    return tuple(
+        _rows(run, part.scheme.weight) if isinstance(run, QuantizedMatrix) else FloatRows(run)
+        for run, part in zip(runs, parts, strict=True)
+    )
 
 
 def matrices_of(
-    rows: tuple[QuantizedRows, ...], start: tuple[QuantizedMatrix, ...], scheme: WeightsScheme
-) -> tuple[QuantizedMatrix, ...]:
-    """The codes of trained rows; zero points and codebooks are those they started with."""
-    parts = runs_of(scheme, sum(len(run.values) for run in rows))
-    return tuple(
-        _matrix(trained, first, part.scheme.weight) for trained, first, part in zip(rows, start, parts, strict=True)
-    )
+    rows: tuple[QuantizedRows | FloatRows, ...], start: tuple[RunRows, ...], scheme: WeightsScheme
+) -> tuple[RunRows, ...]:
+    """What trained rows are stored as; zero points and codebooks are those they started with, and so are floats."""
+    from bitwright.frontend.distill.matrix import QuantizedRows
+    from bitwright.passes.quantizers.matrix import QuantizedMatrix, rows_in
+
+    made: list[RunRows] = []
+    for trained, first, part in zip(rows, start, runs_of(scheme, sum(map(rows_in, start))), strict=True):
+        if isinstance(trained, QuantizedRows) and isinstance(first, QuantizedMatrix):
+            made.append(_matrix(trained, first, part.scheme.weight))
+        else:
+            made.append(first)
+    return tuple(made)
+
+
+def update(digest: Digest, run: RunRows) -> None:
+    """Let a digest depend on a run of rows."""
+    from bitwright.passes.quantizers.matrix import QuantizedMatrix
+
+    arrays = (run.codes, run.scales) if isinstance(run, QuantizedMatrix) else (run,)
+    digest.update(b"".join(array.tobytes() for array in arrays))
+
+
+def _floats(weights: Any, weight: WeightScheme) -> Any:
+    """Float rows [rows, inputs] as their scheme stores them, in single precision."""
+    return weights.astype(np.float16 if weight.bits == 16 else np.float32).astype(np.float32)
 
 
 def _rows(matrix: QuantizedMatrix, weight: WeightScheme) -> QuantizedRows:

@@ -24,7 +24,7 @@ from bitwright.codegen.packing import pack, pack_float
 from bitwright.codegen.quantized_rows import QuantizedRows
 from bitwright.errors import BitwrightError
 from bitwright.passes.base import functions, rewrite
-from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
+from bitwright.passes.quantizers.matrix import Quantizer, RunRows
 from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.program import Parameter, Program
 from bitwright.runs import parse_weights
@@ -156,14 +156,12 @@ class _PackedMatrix:
             made.update({self._name(first, name): array for name, array in tensors.items()})
         return made
 
-    def _quantized(self) -> list[QuantizedMatrix | npt.NDArray[np.float32]]:
+    def _quantized(self) -> list[RunRows]:
         """What each run packs: floats as they are, or codes. The weights are free again before codes are packed."""
         weights = np.asarray(self.source.load(), dtype=np.float32)
         return [self._run(weights[first : first + layout.outputs], layout, first) for first, layout in self._runs()]
 
-    def _run(
-        self, weights: npt.NDArray[np.float32], layout: PackedLayout, first: int
-    ) -> QuantizedMatrix | npt.NDArray[np.float32]:
+    def _run(self, weights: npt.NDArray[np.float32], layout: PackedLayout, first: int) -> RunRows:
         try:
             return weights if layout.weight.is_float else self.quantizer(weights, layout.weight, first)
         except BitwrightError as error:

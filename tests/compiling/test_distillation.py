@@ -12,20 +12,24 @@ import pytest
 
 from bitwright import load, pipeline
 from bitwright.compiling import trainable
+from bitwright.compiling.calibration import LENGTH, text_windows
 from bitwright.compiling.distillation import Distilled, distilled
 from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options, make_options
+from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.plan import Plan
 from bitwright.program import Program
-from bitwright.runs import runs_of
+from bitwright.runs import parse_weights, runs_of
+from bitwright.runtime.artifact import Artifact
 from tests.canonical_model import Shape, decoder
 from tests.compiling.test_calibration import word_tokenizer
 from tests.compiling.training import MIXED, planned
 
 STEPS = 30
+RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +101,51 @@ def test_the_artifact_computes_what_was_trained(model: ImportedModel, text: Path
     artifact = pipeline.compile_model(model, tmp_path / "out", options)
     assert artifact.manifest.digests["distillation"] == result.digest
     assert f"{result.after:.4f} after" in (artifact.folder / "report.md").read_text()
+    assert_computes(model, program, plan, result, artifact)
+
+
+def assert_computes(model: ImportedModel, program: Program, plan: Plan, result: Distilled, artifact: Artifact) -> None:
+    """The artifact has the logits of the trained matrices, which are not those of the float model."""
+    import torch
+
     interpreter = Interpreter(model.graph)
     ids = np.arange(40) % 101
     plain = interpreter.logits(ids)
-    import torch
-
     for site in (site for site in program.sites if site.weight):
-        scheme = runs_of(plan.schemes[site.name], site.shape[0])[0].scheme  # type: ignore[arg-type]
-        matrix = torch.from_numpy(result.matrices[site.weight][0].dequantize(scheme.weight))
+        scheme: Any = plan.schemes[site.name]
+        parts = zip(result.matrices[site.weight], runs_of(scheme, site.shape[0]), strict=True)
+        matrix = torch.from_numpy(
+            np.concatenate(
+                [run.dequantize(part.scheme.weight) if isinstance(run, QuantizedMatrix) else run for run, part in parts]
+            )
+        )
         transposed = site.weight.endswith(".T")
         interpreter.weights[site.weight.removesuffix(".T")] = matrix.T if transposed else matrix
     exact = interpreter.logits(ids)
     found = load(artifact.folder).logits(ids)
     assert np.abs(found - exact).max() < 1e-3 * np.abs(exact).max()
     assert np.abs(plain - exact).max() > 0.05 * np.abs(exact).max()
+
+
+def test_quantized_runs_are_trained_beside_float_ones(model: ImportedModel, text: Path, tmp_path: Path) -> None:
+    """In a table whose dearest rows stay floats, and in Q, whose codes lie with those of K and V in the artifact."""
+    options = make_options(scheme="u3g32a16", kv_bits=32, distill=STEPS, calibration=text)
+    program, plan = planned(model, options)
+    mixed = {"table": "f16:64+u2g32a16:37", "layer.0.q": "f16:64+u2g32a16:32"}
+    plan = replace(plan, schemes={**plan.schemes, **{name: parse_weights(runs) for name, runs in mixed.items()}})
+    result = distilled(model, program, plan, options, SiteQuantizers(), lambda _: None)
+    assert result.after < 0.95 * result.before
+    weights = {site.name: site.weight for site in program.sites if site.weight}
+    assert set(result.matrices) == set(weights.values())
+    for name in mixed:
+        floats, trained = result.matrices[weights[name]]
+        rows = np.asarray(program.parameters[weights[name]].load(), np.float32)
+        np.testing.assert_array_equal(floats, rows[:64].astype(np.float16).astype(np.float32))
+        begun = SiteQuantizers()(program.parameters[weights[name]])(rows[64:], parse_weights("u2g32a16").weight, 64)
+        assert isinstance(trained, QuantizedMatrix) and not np.array_equal(trained.codes, begun.codes)
+    artifact = pipeline.compile_model(model, tmp_path / "out", replace(options, plan=plan))
+    assert artifact.manifest.digests["distillation"] == result.digest
+    assert_computes(model, program, plan, result, artifact)
 
 
 def test_an_interrupted_training_goes_on(
@@ -164,6 +199,25 @@ def test_a_damaged_state_is_named(model: ImportedModel, text: Path, tmp_path: Pa
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(InputError, match="interrupted distillation"):
         run(model, options)
+
+
+@pytest.mark.parametrize(("total", "most"), [(321, 45), (321, 1000), (60, 20), (40, 10), (16, 30), (2, 5)])
+def test_what_is_held_out_was_neither_trained_nor_calibrated_on(
+    model: ImportedModel, tmp_path: Path, total: int, most: int
+) -> None:
+    """A quantizer's error is smaller on what it calibrated on: training that gains elsewhere was undone there."""
+    length = min(LENGTH, model.context)
+    (tmp_path / "text").write_text(" ".join(f"w{i}" for i in RANDOM.integers(0, 101, total * length)))
+    trained, held_out = (
+        {window.tobytes() for window in part}
+        for part in trainable.training_windows(model, tmp_path / "text", most, "--distill")
+    )
+    read = {window.tobytes() for window in text_windows(model, tmp_path / "text")}
+    assert 1 <= len(held_out) <= trainable.HELD_OUT and 1 <= len(trained) <= most
+    assert not held_out & trained
+    assert not held_out & read or total <= len(read)
+    assert not trained & read or most > total - len(read) - total // trainable.HELD_OUT_SHARE
+    assert len(held_out) == trainable.HELD_OUT or total < 100
 
 
 def test_it_needs_a_text(model: ImportedModel) -> None:

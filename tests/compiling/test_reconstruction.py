@@ -18,10 +18,11 @@ from bitwright.errors import InputError, UnsupportedError, UsageError
 from bitwright.frontend.interpreter import Interpreter
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options, make_options
+from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.plan import Plan
 from bitwright.program import Program
-from bitwright.runs import runs_of
+from bitwright.runs import parse_weights, runs_of
 from tests import unusual_models
 from tests.canonical_model import Shape, decoder
 from tests.compiling.test_calibration import word_tokenizer
@@ -87,6 +88,21 @@ def test_codes_stay_what_their_schemes_allow(outcome: tuple[Program, Plan, Rebui
             assert matrix.scales.dtype == np.float16 and np.isfinite(matrix.scales).all()
             assert (matrix.zeros is None) == weight.symmetric
             assert (matrix.codebook is not None) == weight.is_codebook
+
+
+def test_codes_are_trained_beside_rows_that_stay_floats(model: ImportedModel, text: Path, tmp_path: Path) -> None:
+    mixed = "f16:64+u2g32a8:96"
+    options = make_options(scheme="u2g32a8", reconstruct=8, calibration=text, calibration_cache=tmp_path)
+    program, plan, result = run(model, options, mixed)
+    name = next(s.weight for s in program.sites if s.weight and str(plan.schemes[s.name]) == mixed)
+    weights = np.asarray(program.parameters[name].load(), np.float32)
+    begun = SiteQuantizers()(program.parameters[name])(weights[64:], parse_weights("u2g32a8").weight, 64)  # type: ignore[union-attr]
+    floats, trained = result.matrices[name]
+    np.testing.assert_array_equal(floats, weights[:64].astype(np.float16).astype(np.float32))
+    assert isinstance(trained, QuantizedMatrix) and not np.array_equal(trained.scales, begun.scales)
+    _, _, kept = run(model, options, mixed)
+    np.testing.assert_array_equal(kept.matrices[name][0], floats)
+    np.testing.assert_array_equal(kept.matrices[name][1].codes, trained.codes)
 
 
 def test_the_table_is_left_alone(outcome: tuple[Program, Plan, Rebuilt, list[str]]) -> None:

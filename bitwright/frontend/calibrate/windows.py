@@ -30,5 +30,9 @@ def spread(tokens: Ids, length: int, count: int) -> Ids:
         )
     length = min(length, len(tokens))
     windows = tokens[: len(tokens) // length * length].astype(np.int64).reshape(-1, length)
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(np.int64))
-    return windows[chosen]
+    return windows[places(len(windows), count)]
+
+
+def places(windows: int, count: int) -> Ids:
+    """Numbers of at most ``count`` windows, evenly spaced from the first to the last of ``windows``, ascending."""
+    return np.unique(np.linspace(0, windows - 1, min(count, windows)).round().astype(np.int64))

@@ -22,6 +22,12 @@ Floats = npt.NDArray[np.float32]
 KEPT_SHARE = 0.45
 """Largest distance of a latent number from its grid number at the start, in steps: training begins with given codes."""
 
+LOWEST, HIGHEST = -128, 127
+"""Numbers of a codebook."""
+
+HALVES = np.arange(2 * LOWEST, 2 * HIGHEST + 1, dtype=np.float32) / 2
+"""Thresholds between integers are halves of integers: the number nearest to x is the one nearest to ceil(2x) / 2."""
+
 
 @dataclass(frozen=True)
 class QuantizedRows:
@@ -31,7 +37,7 @@ class QuantizedRows:
         values: float32 [rows, inputs], the grid's numbers, in units of the scales.
         scales: float32 [rows, groups].
         low, high: float32 [rows, groups] or [1, 1]: ends of the grid.
-        numbers: float32 [n], ascending: all numbers of the grid; None: the integers from low to high.
+        numbers: float32 [n], ascending integers of int8: all numbers of the grid; None: the integers from low to high.
     """
 
     values: Floats
@@ -50,6 +56,13 @@ class QuantizedRows:
         """What the rows stand for, float32 [rows, inputs]."""
         cut = self.values.reshape(*self.scales.shape, -1)
         return (cut * self.scales[:, :, None]).reshape(self.values.shape)
+
+
+@dataclass(frozen=True)
+class FloatRows:
+    """Rows of a matrix that stay floats, and as they are: float32 [rows, inputs]."""
+
+    weights: Floats
 
 
 class TrainableRows:
@@ -74,16 +87,16 @@ class TrainableRows:
         self.latent = torch.from_numpy(latent.astype(np.float32)).requires_grad_()
         self.scales = torch.from_numpy(rows.scales.astype(np.float32)).requires_grad_()
         self._low, self._high = torch.from_numpy(rows.low), torch.from_numpy(rows.high)
-        self._numbers = None if rows.numbers is None else torch.from_numpy(rows.numbers)
+        self._nearest = None if rows.numbers is None else torch.from_numpy(_nearest(HALVES, rows.numbers))
 
     def values(self) -> torch.Tensor:
         """The grid's number nearest to each latent one, float32 [rows, inputs]."""
         import torch
 
         latent = self.latent.detach()
-        if self._numbers is not None:
-            middles = (self._numbers[1:] + self._numbers[:-1]) / 2
-            return self._numbers[torch.bucketize(latent, middles)]
+        if self._nearest is not None:
+            halves = (2 * latent).ceil_().clamp_(2 * LOWEST, 2 * HIGHEST).sub_(2 * LOWEST).to(torch.int32)
+            return self._nearest.index_select(0, halves.clamp_min_(0).view(-1)).view_as(latent)
         count, groups = self.scales.shape
         cut = latent.round().view(count, groups, -1)
         return torch.minimum(torch.maximum(cut, self._low[:, :, None]), self._high[:, :, None]).view_as(latent)

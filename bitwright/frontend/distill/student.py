@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.frontend.distill.matrix import QuantizedRows, TrainableRows
+from bitwright.frontend.distill.matrix import FloatRows, QuantizedRows, TrainableRows
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Student:
-    """A model of trainable matrices.
+    """A model of matrices whose quantized rows can be trained.
 
     Args:
         interpreter: of the float model; its own weights stay as they are.
@@ -30,7 +30,7 @@ class Student:
     """
 
     def __init__(
-        self, interpreter: Interpreter, matrices: Mapping[str, tuple[Sequence[QuantizedRows], Floats]]
+        self, interpreter: Interpreter, matrices: Mapping[str, tuple[Sequence[QuantizedRows | FloatRows], Floats]]
     ) -> None:
         self._interpreter = interpreter
         self.matrices = {name: _trainable(runs, weights) for name, (runs, weights) in matrices.items()}
@@ -40,7 +40,7 @@ class Student:
         import torch
 
         matrices = {
-            name: torch.cat([run.weights() for run in runs]) if len(runs) > 1 else runs[0].weights()
+            name: torch.cat([_weights(run) for run in runs]) if len(runs) > 1 else _weights(runs[0])
             for name, runs in self.matrices.items()
         }
         return initializers(self._interpreter, matrices)
@@ -52,19 +52,25 @@ class Student:
 
     def groups(self, codes: float, scales: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer; see :meth:`TrainableRows.groups`."""
-        return [group for runs in self.matrices.values() for run in runs for group in run.groups(codes, scales)]
+        return [group for run in self._trained() for group in run.groups(codes, scales)]
 
     def reaches(self, codes: float, scales: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Leaves and how far they may move; see :meth:`TrainableRows.reaches`."""
-        return [pair for runs in self.matrices.values() for run in runs for pair in run.reaches(codes, scales)]
+        return [pair for run in self._trained() for pair in run.reaches(codes, scales)]
 
     def leaves(self) -> list[torch.Tensor]:
         """What is trained, in an order that the matrices' decides."""
-        return [leaf for runs in self.matrices.values() for run in runs for leaf in (run.latent, run.scales)]
+        return [leaf for run in self._trained() for leaf in (run.latent, run.scales)]
 
-    def quantized(self) -> dict[str, tuple[QuantizedRows, ...]]:
+    def quantized(self) -> dict[str, tuple[QuantizedRows | FloatRows, ...]]:
         """The runs of each matrix as they are now."""
-        return {name: tuple(run.quantized() for run in runs) for name, runs in self.matrices.items()}
+        return {
+            name: tuple(run.quantized() if isinstance(run, TrainableRows) else run for run in runs)
+            for name, runs in self.matrices.items()
+        }
+
+    def _trained(self) -> Iterator[TrainableRows]:
+        return (run for runs in self.matrices.values() for run in runs if isinstance(run, TrainableRows))
 
 
 def initializers(interpreter: Interpreter, matrices: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -95,9 +101,18 @@ def log_probabilities(interpreter: Interpreter, window: npt.NDArray[np.int64]) -
     return torch.log_softmax(logits.float(), -1)
 
 
-def _trainable(runs: Sequence[QuantizedRows], weights: Floats) -> list[TrainableRows]:
-    result, first = [], 0
+def _trainable(runs: Sequence[QuantizedRows | FloatRows], weights: Floats) -> list[TrainableRows | FloatRows]:
+    result: list[TrainableRows | FloatRows] = []
+    first = 0
     for run in runs:
-        result.append(TrainableRows(run, weights[first : first + len(run.values)]))
-        first += len(run.values)
+        rows = weights[first : first + len(run.weights)]
+        result.append(TrainableRows(run, rows) if isinstance(run, QuantizedRows) else run)
+        first += len(rows)
     return result
+
+
+def _weights(run: TrainableRows | FloatRows) -> torch.Tensor:
+    """What rows stand for, float32 [rows, inputs], differentiable in what is trained."""
+    import torch
+
+    return run.weights() if isinstance(run, TrainableRows) else torch.from_numpy(run.weights)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import NumericalError
-from bitwright.frontend.distill.matrix import QuantizedRows
+from bitwright.frontend.distill.matrix import FloatRows, QuantizedRows
 from bitwright.frontend.distill.student import Student, initializers, replaced
 from bitwright.frontend.distill.train import half_products, has_bf16_products, order
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bitwright.moments import Ids
 
 Floats = npt.NDArray[np.float32]
-Rows = Mapping[str, tuple[QuantizedRows, ...]]
+Rows = Mapping[str, tuple[QuantizedRows | FloatRows, ...]]
 """Name of a weight in the IR to the runs of its rows."""
 
 CODE_REACH = 0.2
@@ -206,13 +206,15 @@ def _require_finite(error: float, block: Block) -> None:
         )
 
 
-def _stored(rows: QuantizedRows) -> QuantizedRows:
+def _stored(rows: QuantizedRows | FloatRows) -> QuantizedRows | FloatRows:
     """With scales in half precision."""
+    if isinstance(rows, FloatRows):
+        return rows
     scales = np.clip(rows.scales, -LARGEST_SCALE, LARGEST_SCALE).astype(np.float16)
     return replace(rows, scales=scales.astype(np.float32))
 
 
-def _matrix(runs: Iterable[QuantizedRows]) -> torch.Tensor:
+def _matrix(runs: Iterable[QuantizedRows | FloatRows]) -> torch.Tensor:
     """What runs of rows stand for, float32 [outputs, inputs]."""
     import torch
 

@@ -42,5 +42,14 @@ class QuantizedMatrix:
         return numbers.reshape(outputs, inputs)
 
 
+RunRows = QuantizedMatrix | npt.NDArray[np.float32]
+"""What a run of a matrix's rows is stored as: codes, or floats."""
+
+
+def rows_in(run: RunRows) -> int:
+    """How many rows a run has."""
+    return len(run.codes if isinstance(run, QuantizedMatrix) else run)
+
+
 Quantizer = Callable[[npt.NDArray[np.float32], WeightScheme, int], QuantizedMatrix]
 """Float rows of one matrix, their scheme, and the number of the first of them, to codes."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer
+from bitwright.passes.quantizers.matrix import QuantizedMatrix, Quantizer, RunRows, rows_in
 from bitwright.program import Parameter
 from bitwright.scheme import WeightScheme
 
@@ -18,11 +18,11 @@ class ReadyMatrices:
     """Called with a parameter, gives what hands out its codes.
 
     Attributes:
-        matrices: name of a weight in the model to the quantized runs of its rows.
+        matrices: name of a weight in the model to the runs of its rows.
         otherwise: quantizes what is not among them.
     """
 
-    matrices: Mapping[str, tuple[QuantizedMatrix, ...]]
+    matrices: Mapping[str, tuple[RunRows, ...]]
     otherwise: Callable[[Parameter], Quantizer]
 
     def __call__(self, parameter: Parameter) -> Quantizer:
@@ -37,14 +37,14 @@ class ReadyMatrices:
         return rows
 
 
-def rows_of(runs: list[QuantizedMatrix], first: int, count: int) -> QuantizedMatrix:
-    """Rows ``first`` to ``first + count`` of runs that are stacked on each other; all of them have one scheme."""
+def rows_of(runs: Iterable[RunRows], first: int, count: int) -> QuantizedMatrix:
+    """Rows ``first`` to ``first + count`` of stacked runs; all of these rows have one scheme of codes."""
     parts, start = [], 0
     for run in runs:
         rows = slice(max(first - start, 0), max(first + count - start, 0))
-        if len(run.codes[rows]):
+        if isinstance(run, QuantizedMatrix) and len(run.codes[rows]):
             parts.append((run, rows))
-        start += len(run.codes)
+        start += rows_in(run)
     zeros = [run.zeros[rows] for run, rows in parts if run.zeros is not None]
     return QuantizedMatrix(
         np.concatenate([run.codes[rows] for run, rows in parts]),

@@ -25,7 +25,7 @@ KEPT_SHARE = 0.45
 LOWEST, HIGHEST = -128, 127
 """Numbers of a codebook."""
 
-HALVES = np.arange(2 * LOWEST, 2 * HIGHEST + 1, dtype=np.float32) / 2
+HALVES: Floats = np.arange(LOWEST, HIGHEST + 0.5, 0.5, dtype=np.float32)
 """Thresholds between integers are halves of integers: the number nearest to x is the one nearest to ceil(2x) / 2."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -60,33 +61,62 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 Progress = Callable[[int, int], None]
 
+LINE_SECONDS = 30.0
+"""Without a terminal a line says at most so often how far work is: long work is seen in a log, short work is not."""
+
 
 @contextmanager
 def progress(description: str) -> Iterator[Progress]:
-    """A progress bar on stderr; call it with (done, total). Without a terminal nothing is drawn."""
+    """A progress bar on stderr, or lines where that is no terminal; call it with (done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     output = Console(stderr=True)
+    if not output.is_terminal:
+        tell = _lines(description)
+        yield lambda done, total: tell(f"{done} of {total}")
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=output, transient=True, disable=not output.is_terminal) as bars:
+    with Bars(*columns, console=output, transient=True) as bars:
         task = bars.add_task(description, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 @contextmanager
 def phases(description: str) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that names the phase at work and the time it has taken; call it with each phase's name."""
+    """A line on stderr that names the phase at work and the time it has taken; call it with each phase's name.
+
+    Where stderr is no terminal, lines that say the same from time to time.
+    """
     from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     output = Console(stderr=True)
+    if not output.is_terminal:
+        yield _lines(description)
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Bars(*columns, console=output, transient=True, disable=not output.is_terminal) as bars:
+    with Bars(*columns, console=output, transient=True) as bars:
         task = bars.add_task(description, total=None)
         yield lambda phase: bars.update(task, description=f"{description}: {phase}")
+
+
+def _lines(description: str) -> Callable[[str], None]:
+    """Prints what it is told, and the time since now, if LINE_SECONDS have passed since the last line."""
+    start = last = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < LINE_SECONDS:
+            return
+        last = now
+        minutes, seconds = divmod(int(now - start), 60)
+        print(f"{description}: {text} ({minutes}:{seconds:02d})", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def format_bytes(count: int) -> str:

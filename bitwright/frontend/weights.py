@@ -133,4 +133,7 @@ def graph_digest(model: ir.Model, digests: dict[str, str]) -> str:
 
 
 def _plain(value: Any) -> str:
-    return repr(list(value)) if isinstance(value, (tuple, list)) else repr(value)
+    """Floats in the single precision that a file keeps of them: a traced graph is the one that is read back."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_plain, value))}]"
+    return repr(float(np.float32(value)) if isinstance(value, float) else value)

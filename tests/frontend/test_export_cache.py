@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import safetensors.numpy
 
 from bitwright.frontend import export_cache, load, torch_model
 from bitwright.frontend.model import ImportedModel
+from bitwright.frontend.weights import graph_digest
+from tests.canonical_model import decoder
 from tests.frontend import zoo
 
 
@@ -120,3 +123,13 @@ def test_graphs_unused_for_longest_go(
     load(zoo.save_hf_folder("llama_tied", tmp_path / "model"))
     assert len(list(cache.iterdir())) == 2
     assert not (cache / "old.onnx").exists() and (cache / "new.onnx").exists()
+
+
+def test_a_graph_has_the_digest_that_it_has_when_it_was_written_and_read() -> None:
+    """Attributes of a traced graph are doubles, in a file they are singles: 1e-05 and 9.999999747378752e-06."""
+    graph = decoder().graph
+    names = {str(value.name): str(value.name) for value in graph.graph.initializers.values()}
+    epsilon = next(node.attributes["epsilon"].value for node in graph.graph if "epsilon" in node.attributes)
+    assert epsilon != float(np.float32(epsilon))
+    read = ir.serde.deserialize_model(ir.serde.serialize_model(graph))
+    assert graph_digest(read, names) == graph_digest(graph, names)

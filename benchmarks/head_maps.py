@@ -1,5 +1,7 @@
 """Maps of caches: `python -m benchmarks.head_maps` times the four kernels of a layer, for one token and for a prompt.
 
+Those of values and results are needed only where weights cannot map values (docs/decisions.md, 50).
+
 Median processor time of one thread, which other programs disturb less than the clock. For one token also with maps that
 come from memory, as they do in a step: a ring of them, larger than the caches, is read in turn.
 """

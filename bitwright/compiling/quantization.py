@@ -85,8 +85,8 @@ def quantization(
         quantizer_of = ReadyMatrices(trained.matrices, quantizer_of)
         digests["distillation"] = trained.digest
         sentences.append(
-            f"Then trained for {options.distill} steps{_limit(options)}, of whose way {trained.share:.0%} is gone: "
-            f"divergence of held-out text {trained.before:.4f} before, {trained.after:.4f} after."
+            f"Then trained for {options.distill} steps{_limit(options)}, and {trained.share:.0%} of what they changed "
+            f"is kept: divergence of held-out text {trained.before:.4f} before, {trained.after:.4f} after."
         )
     return Quantization(quantizer_of, digests, " ".join(sentences))
 

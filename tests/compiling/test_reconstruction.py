@@ -22,7 +22,8 @@ from bitwright.passes.quantizers.matrix import QuantizedMatrix
 from bitwright.passes.quantizers.sites import SiteQuantizers
 from bitwright.plan import Plan
 from bitwright.program import Program
-from bitwright.runs import parse_weights, runs_of
+from bitwright.runs import runs_of
+from bitwright.scheme import LinearScheme
 from tests import unusual_models
 from tests.canonical_model import Shape, decoder
 from tests.compiling.test_calibration import word_tokenizer
@@ -96,7 +97,7 @@ def test_codes_are_trained_beside_rows_that_stay_floats(model: ImportedModel, te
     program, plan, result = run(model, options, mixed)
     name = next(s.weight for s in program.sites if s.weight and str(plan.schemes[s.name]) == mixed)
     weights = np.asarray(program.parameters[name].load(), np.float32)
-    begun = SiteQuantizers()(program.parameters[name])(weights[64:], parse_weights("u2g32a8").weight, 64)  # type: ignore[union-attr]
+    begun = SiteQuantizers()(program.parameters[name])(weights[64:], LinearScheme.parse("u2g32a8").weight, 64)
     floats, trained = result.matrices[name]
     np.testing.assert_array_equal(floats, weights[:64].astype(np.float16).astype(np.float32))
     assert isinstance(trained, QuantizedMatrix) and not np.array_equal(trained.scales, begun.scales)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from bitwright.passes.quantizers.codebook import BLOCK_WEIGHTS
 from bitwright.passes.quantizers.grid import Floats, Grid, Integers, reciprocal
 from bitwright.passes.quantizers.rtn import half, nearest_half
 
@@ -21,10 +22,6 @@ FACTORS = np.linspace(0.5, 1.05, 12, dtype=np.float32)
 
 ALTERNATIONS = 2
 TINY = np.float32(np.finfo(np.float32).tiny)
-
-
-BLOCK_WEIGHTS = 1 << 17
-"""Weights at work at a time: with all that is computed of them they stay in cache, which takes a third of the time."""
 
 
 def fit_groups(weights: Floats, importance: Floats, grid: Grid) -> tuple[Halves, Floats | None]:

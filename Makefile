@@ -44,7 +44,7 @@ $(ARTIFACT)/manifest.json: $(INSTALLED) $(SOURCES)
 
 test: lint ## format, lint and type checks, then every test that is not slow
 	@echo "==> tests"
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadscope
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadscope --max-worker-restart=0
 
 slow: $(INSTALLED_DEV) ## the slow tests alone
 	@$(BIN)/python -m pytest -m slow

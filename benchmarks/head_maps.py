@@ -23,8 +23,8 @@ from benchmarks.arguments import integers
 from bitwright.codegen.head_map import HeadMapSpec, build_head_map
 from bitwright.codegen.isa import select_isa
 from bitwright.errors import BitwrightError
-from bitwright.runtime.library import use_threads
 from bitwright.target import Target
+from bitwright.tvm_runtime import use_threads
 
 RING_BYTES = 96 * 2**20
 

@@ -25,6 +25,7 @@ from bitwright.codegen.linear.spec import TOKENS
 from bitwright.errors import BitwrightError, UsageError
 from bitwright.scheme import LinearScheme
 from bitwright.target import Target
+from bitwright.tvm_runtime import use_threads
 
 SCHEMES = "u2g64a8,u3g64a8,u4g32a8,u4g64a8,u5g64a8,u6g64a8,u8g64a8,u4g32a16"
 
@@ -138,11 +139,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    import tvm
-
     options = parser().parse_args(arguments)
-    tvm.get_global_func("runtime.config_threadpool")(1, options.threads)
     try:
+        use_threads(options.threads)
         target = Target.parse(options.target)
         schemes = _schemes(options.schemes)
         work = (options.shapes, schemes, options.tokens, options.threads, target, options.seconds)

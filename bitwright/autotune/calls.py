@@ -11,8 +11,8 @@ from bitwright.autotune.kernels import WEIGHTS
 from bitwright.autotune.step_bench import LEAST_RUNS, SECONDS, Bench
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.linear.spec import TOKENS
+from bitwright.tvm_runtime import use_threads
 
-_BIG_CORES = 1
 _VARIANTS = 8
 """Sets of weights that calls take in turns."""
 
@@ -37,8 +37,7 @@ class Call:
         """Take memory for calls with so many tokens."""
         import tvm_ffi
 
-        tvm_ffi.get_global_func("runtime.NumThreads")()
-        tvm_ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES, threads)
+        use_threads(threads)
         arena = self._bench.arena
         specs = [
             TensorSpec(s.name, s.dtype, tuple(tokens if extent == TOKENS else extent for extent in s.shape))

@@ -19,6 +19,7 @@ from bitwright.codegen.step.barrier import WORDS
 from bitwright.codegen.step.program import Operand, Operation, StepProgram
 from bitwright.codegen.step.schedule import Placement, Schedule, Task
 from bitwright.target import Target
+from bitwright.tvm_runtime import use_threads
 
 CALL_BYTES = 4 << 20
 """Weights that one call of a chain reads: the kernel is called often enough for this."""
@@ -36,7 +37,7 @@ class Chain:
     """A compiled step that calls one kernel ``calls`` times.
 
     Args:
-        threads: that run it; TVM's pool must have at least as many.
+        threads: that run it.
     """
 
     def __init__(self, kernel: StepKernel, threads: int, target: Target, arena: Arena) -> None:
@@ -82,6 +83,7 @@ class Chain:
         """Cycles of each call of the kernel [calls of the chain, calls] in one run, on weights out of cache."""
         for table in self._tables:
             self._point(table)
+        use_threads(self.threads)
         self._began = time.perf_counter()
         for arguments in self._arguments:
             self._generation += 1

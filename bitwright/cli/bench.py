@@ -52,8 +52,8 @@ def command(
     wanted = None if threads is None else parse_counts(threads, "-t")
 
     from bitwright.runtime.bench import plan_tests, profile_tests, run_tests
-    from bitwright.runtime.library import choose_threads
     from bitwright.runtime.session import load
+    from bitwright.runtime.threads import choose_threads
 
     wanted = None if wanted is None else [choose_threads(count) for count in wanted]
     session = load(artifact, threads=None if wanted is None else max(wanted))

@@ -12,8 +12,9 @@ from bitwright.errors import InputError, InternalError, UnsupportedError
 from bitwright.runtime.arrays import aligned_zeros
 from bitwright.runtime.artifact import Artifact, map_tensors
 from bitwright.runtime.decode_step import FUNCTION, DecodeStep
-from bitwright.runtime.library import load_runtime, require_room, use_threads
 from bitwright.runtime.memory import should_copy
+from bitwright.runtime.threads import require_room
+from bitwright.tvm_runtime import load_runtime, use_threads
 
 if TYPE_CHECKING:
     import numpy as np

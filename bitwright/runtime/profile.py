@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import UsageError
 from bitwright.runtime.breakdown import Breakdown, KernelTime, median_times, sum_by_name
-from bitwright.runtime.library import load_runtime
+from bitwright.tvm_runtime import load_runtime
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,10 +17,10 @@ from bitwright.runtime.answer import AnswerOptions, begin_answer
 from bitwright.runtime.artifact import Artifact, Manifest
 from bitwright.runtime.chat import ChatTemplate, Message
 from bitwright.runtime.generation import Completion, Generation
-from bitwright.runtime.library import choose_threads
 from bitwright.runtime.model_text import ModelText
 from bitwright.runtime.module import CompiledModule
 from bitwright.runtime.sampling import Prediction
+from bitwright.runtime.threads import choose_threads
 from bitwright.runtime.token_cache import TokenCache
 from bitwright.runtime.token_ids import checked_ids
 from bitwright.runtime.tokenizer import Tokenizer

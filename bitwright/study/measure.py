@@ -189,7 +189,7 @@ class Laboratory:
 
     def _speed(self, session: Session) -> dict[str, Any]:
         from bitwright.runtime.bench import plan_tests, run_tests
-        from bitwright.runtime.library import choose_threads
+        from bitwright.runtime.threads import choose_threads
 
         request = self.request
         threads = choose_threads(request.threads)

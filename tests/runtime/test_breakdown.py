@@ -13,9 +13,9 @@ from bitwright.runtime.artifact import StepRecord
 from bitwright.runtime.bench import plan_tests, profile_tests
 from bitwright.runtime.breakdown import Breakdown, KernelTime, median_times, sum_by_name
 from bitwright.runtime.decode_step import DecodeStep
-from bitwright.runtime.library import load_runtime
 from bitwright.runtime.profile import profile_step
 from bitwright.runtime.session import Session
+from bitwright.tvm_runtime import load_runtime
 from tests.runtime import toy as toy_model
 from tests.runtime.toy_fixtures import THREADS
 

@@ -84,7 +84,7 @@ def step() -> tuple[Any, Any]:
 def run(threads: int, source: np.ndarray[Any, Any], generations: list[int]) -> tuple[np.ndarray[Any, Any], int]:
     import tvm_ffi
 
-    from bitwright.runtime.library import use_threads
+    from bitwright.tvm_runtime import use_threads
 
     use_threads(threads)
     function, plan = step()

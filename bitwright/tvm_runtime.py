@@ -9,17 +9,14 @@ import ctypes
 import importlib.util
 import os
 import sys
-import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from bitwright.errors import UnsupportedError, UsageError
-from bitwright.runtime.host import physical_cores
 
 NUM_THREADS = "TVM_NUM_THREADS"
 _BIG_CORES = 1  # tvm::runtime::threading::ThreadGroup::kBig
-_configured = threading.local()
 
 
 @lru_cache(maxsize=1)
@@ -57,44 +54,7 @@ def _import_tvm_ffi() -> Any:
     return tvm_ffi
 
 
-def choose_threads(threads: int | None, room: int | None = None) -> int:
-    """The number of threads to compute with: ``threads``, by default one per physical core.
-
-    Args:
-        room: most threads that an artifact's decode step has memory for; None: any number.
-
-    Raises:
-        UsageError: no positive number, or more than this process may use or the artifact has room for.
-    """
-    available = min(len(os.sched_getaffinity(0)), _pool_limit())
-    if threads is None:
-        return min(physical_cores(), available, room or available)
-    if threads < 1 or threads > available:
-        raise UsageError(
-            f"{threads} threads were asked for",
-            limit=f"this process may use {available} (its processors, and {NUM_THREADS} in the environment)",
-            remedy=f"choose 1 to {available}",
-        )
-    if room is not None:
-        require_room(threads, room)
-    return threads
-
-
-def require_room(threads: int, room: int) -> None:
-    """Check that an artifact's decode step has memory for so many threads.
-
-    Raises:
-        UsageError: it has not.
-    """
-    if threads > room:
-        raise UsageError(
-            f"{threads} threads were asked for",
-            limit=f"the artifact's decode step was compiled for at most {room}",
-            remedy=f"choose 1 to {room}, or compile the model again",
-        )
-
-
-def _pool_limit() -> int:
+def pool_limit() -> int:
     """What the environment allows TVM: bitwright sets it to the number of processors, unless the user did."""
     text = os.environ.get(NUM_THREADS, "")
     if not text.isascii() or not text.isdigit() or int(text) < 1:
@@ -109,29 +69,34 @@ def use_threads(threads: int) -> None:
 
     TVM keeps one pool of workers per calling thread. The environment fixes its size when it is first used; later calls
     only use fewer of them. TVM reads the environment at every launch all the same, and runs all shares one after the
-    other where it says 1: threads that wait for each other would wait forever.
+    other where it says 1: threads that wait for each other would wait forever. So they would if someone else had told
+    TVM to use fewer threads since: the pool is asked at every call.
 
     Raises:
         UsageError: the environment was changed and allows fewer threads now.
         UnsupportedError: TVM made this thread's pool before bitwright was imported, and made it too small.
     """
-    if (allowed := _pool_limit()) < threads:
+    if (allowed := pool_limit()) < threads:
         raise UsageError(
             f"{threads} threads were asked for",
             where="environment",
             limit=f"{NUM_THREADS} is {allowed}",
             remedy=f"do not change {NUM_THREADS} while a model is loaded, or load it with threads={allowed}",
         )
-    if getattr(_configured, "threads", None) == threads:
+    count, configure = _pool()
+    if count() == threads:  # makes the pool, unless it is there
         return
-    tvm_ffi = load_runtime()
-    count = tvm_ffi.get_global_func("runtime.NumThreads")
-    count()  # makes the pool, unless it is there
-    tvm_ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES, threads)
+    configure(_BIG_CORES, threads)
     if count() != threads:
         raise UnsupportedError(
             f"TVM's thread pool has {count()} threads",
             limit=f"{threads} were asked for",
             remedy="import bitwright before anything runs a TVM kernel in this process",
         )
-    _configured.threads = threads
+
+
+@lru_cache(maxsize=1)
+def _pool() -> tuple[Any, Any]:
+    """TVM's functions that tell and choose how many threads the calling thread's kernels run on."""
+    tvm_ffi = load_runtime()
+    return tvm_ffi.get_global_func("runtime.NumThreads"), tvm_ffi.get_global_func("runtime.config_threadpool")

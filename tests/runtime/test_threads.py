@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bitwright import tvm_runtime
 from bitwright.errors import UnsupportedError, UsageError
-from bitwright.runtime import library
+from bitwright.runtime import threads as counts
 from bitwright.runtime.session import Session
 
 PROCESSORS = len(os.sched_getaffinity(0))
@@ -21,12 +22,12 @@ PROCESSORS = len(os.sched_getaffinity(0))
 
 def workers() -> int:
     """Threads of TVM's pool as the calling thread sees it."""
-    return int(library.load_runtime().get_global_func("runtime.NumThreads")())
+    return int(tvm_runtime.load_runtime().get_global_func("runtime.NumThreads")())
 
 
 @pytest.mark.parametrize("threads", range(1, PROCESSORS + 1))
 def test_as_many_threads_as_asked_for(threads: int) -> None:
-    library.use_threads(threads)
+    tvm_runtime.use_threads(threads)
     assert workers() == threads
 
 
@@ -39,37 +40,46 @@ def test_a_session_may_be_used_from_another_python_thread(session: Session, toy:
 
 
 def test_threads_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1 <= library.choose_threads(None) <= PROCESSORS
+    assert 1 <= counts.choose_threads(None) <= PROCESSORS
     with pytest.raises(UsageError, match=f"this process may use {PROCESSORS} "):
-        library.choose_threads(PROCESSORS + 1)
-    assert library.choose_threads(None, room=1) == 1
+        counts.choose_threads(PROCESSORS + 1)
+    assert counts.choose_threads(None, room=1) == 1
     with pytest.raises(UsageError, match="compiled for at most 2"):
-        library.require_room(3, room=2)
+        counts.require_room(3, room=2)
     monkeypatch.setenv("TVM_NUM_THREADS", "1")
-    assert library.choose_threads(None) == 1
+    assert counts.choose_threads(None) == 1
     with pytest.raises(UsageError, match="this process may use 1 "):
-        library.choose_threads(2)
+        counts.choose_threads(2)
 
 
 @pytest.mark.skipif(PROCESSORS < 2, reason="needs two processors")
 def test_an_environment_that_changes_later_is_an_error_not_a_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    library.use_threads(2)
+    tvm_runtime.use_threads(2)
     monkeypatch.setenv("TVM_NUM_THREADS", "1")
     with pytest.raises(UsageError, match="2 threads were asked for"):
-        library.use_threads(2)
+        tvm_runtime.use_threads(2)
+
+
+@pytest.mark.skipif(PROCESSORS < 2, reason="needs two processors")
+def test_a_pool_that_someone_else_made_smaller_is_made_as_large_again() -> None:
+    tvm_runtime.use_threads(2)
+    tvm_runtime.load_runtime().get_global_func("runtime.config_threadpool")(1, 1)
+    assert workers() == 1
+    tvm_runtime.use_threads(2)
+    assert workers() == 2
 
 
 @pytest.mark.parametrize("text", ["many", "", "0", "-1"])
 def test_a_thread_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("TVM_NUM_THREADS", text)
     with pytest.raises(UsageError, match=f"TVM_NUM_THREADS is '{text}'"):
-        library.choose_threads(None)
+        counts.choose_threads(None)
 
 
 def test_a_missing_tvm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tvm_runtime.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnsupportedError, match="the TVM runtime library is not installed"):
-        library.load_runtime.__wrapped__()
+        tvm_runtime.load_runtime.__wrapped__()
 
 
 IMPORTED_LATE = """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +115,30 @@ def test_a_step_computes_what_its_operations_say(threads: int) -> None:
     logits, best = run(threads, source, list(range(1, 200)))
     np.testing.assert_array_equal(logits, expected)
     assert best == expected.argmax()
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """All threads of this process share a processor."""
+    threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    before = os.sched_getaffinity(0)
+    try:
+        for thread in threads:
+            os.sched_setaffinity(thread, {min(before)})
+        yield
+    finally:
+        for thread in threads:
+            os.sched_setaffinity(thread, before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
+def test_threads_that_share_a_processor_let_each_other_run() -> None:
+    source = np.random.default_rng(1).standard_normal((1, WIDTH)).astype("float32")
+    expected, best = run(2, source, [1])
+    with one_processor():
+        logits, found = run(2, source, list(range(1, 1000)))
+    np.testing.assert_array_equal(logits, expected)
+    assert found == best
 
 
 @pytest.mark.parametrize("threads", [1, 2])

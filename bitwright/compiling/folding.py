@@ -28,7 +28,7 @@ class Folded:
         model: computes what the model it was made from computes, and keeps its digest.
         moments: of its activations, if those of the model were given.
         maps: what is left to do in every step.
-        weights: names of the weights that changed.
+        weights: names of the matrices' parameters in the IR (as ``Site.weight``) that changed.
         events: counts for the report, by what was done; empty if nothing was.
         digests: of what was done.
     """
@@ -63,7 +63,7 @@ def folded_values(model: ImportedModel, moments: Moments | None, maps: CacheMaps
         mixed = found.mixed(halves=False)
         matrices = mixed.forward.astype(np.float64) * mixed.factor(f"layer.{place.layer}.v_cache")[:, None, None]
         changes |= map_values(graph, place, matrices)
-        weights.update((*place.makers, *place.readers))
+        weights.update(f"{name}.T" for name in (place.makers[0], *place.readers))
         layers.add(place.layer)
         digest.update(matrices.tobytes())
     if not layers:

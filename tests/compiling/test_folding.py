@@ -39,7 +39,8 @@ def test_the_model_computes_what_it_did() -> None:
     folded = folded_values(model, None, maps)
     assert folded.maps == CacheMaps(keys=maps.keys, folded=frozenset({1}))
     assert folded.events == {"fold_values": {"layers": 1}}
-    assert len(folded.weights) == 2
+    weights = {site.name: site.weight for site in pipeline.sites_of(model, Options(), lambda _: None).sites}
+    assert folded.weights == {weights["layer.1.v"], weights["layer.1.o"]}
     ids = np.random.default_rng(1).integers(0, model.vocab, 20)
     before, after = (Interpreter(m.graph).logits(ids) for m in (model, folded.model))
     assert not np.array_equal(before, after)
@@ -79,7 +80,9 @@ def test_where_weights_cannot_map_steps_do(tmp_path: Path, monkeypatch: pytest.M
 def test_codes_that_a_profile_kept_are_not_used_for_weights_that_map(tmp_path: Path) -> None:
     """The artifact is the one that quantizes all weights by itself."""
     model, folder = decoder(), tmp_path / "profile"
-    profile_model(model, folder, ProfileOptions(schemes=("u4g32", "v4rowm"), quantizer="rtn", tokens=96))
+    wanted = ProfileOptions(schemes=("u4g32", "v4rowm"), quantizer="rtn", tokens=96, codes=folder / "codes")
+    profile_model(model, folder, wanted)
+    assert all((folder / "codes" / f"layer.0.{name}" / "u4g32.safetensors").exists() for name in "vo")
     target = Target.parse("native")
     options = Options(context=64, quantizer="rtn")
     program = pipeline.sites_of(model, options, lambda _: None)

@@ -76,8 +76,10 @@ class Laboratory:
         return Measurements(self.folder / "measured")
 
     def found(self, cell: Cell, stage: Stage) -> Any:
-        """What was measured of a cell before, else None."""
-        return None if cell.plan is None else self.measurements.find(self.key(cell, stage))
+        """What was measured of a cell before, else None; quality is found by the text it was measured on."""
+        if cell.plan is None or (stage == "quality" and self.request.text is None):
+            return None
+        return self.measurements.find(self.key(cell, stage))
 
     def measure(self, cell: Cell) -> None:
         """Measure what is missing of the request's stages, and remove the artifact unless it is to be kept."""

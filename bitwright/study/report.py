@@ -20,11 +20,13 @@ class Row:
 
     Attributes:
         quality: the keys of ``bitwright eval --json``; speed: rows of ``bitwright bench --json``.
+        context: cached tokens that count, if they do.
     """
 
     cell: Cell
     quality: Mapping[str, Any] | None
     speed: Mapping[str, Any] | None
+    context: int | None = None
 
     @property
     def bytes(self) -> int | None:
@@ -33,6 +35,12 @@ class Row:
         if measured is not None:
             return int(measured["bytes"])
         return None if self.cell.plan is None else int(self.cell.plan.notes["bytes"])
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Of the cache at the tokens that count; None if none do, or before anything was measured."""
+        measured = self.quality or self.speed
+        return None if measured is None or not self.context else self.context * int(measured["kv_bytes_per_token"])
 
     @property
     def predicted(self) -> Mapping[str, float]:
@@ -54,6 +62,12 @@ class Row:
         return float(found[0]["tokens_per_second"]["median"]) if found else None
 
     @property
+    def deepest(self) -> int | None:
+        """Most cached tokens that decoding was measured behind, if any."""
+        rows = [] if self.speed is None else self.speed["rows"]
+        return max((row["depth"] for row in rows if row["test"].startswith("tg")), default=0) or None
+
+    @property
     def decode_ms(self) -> float | None:
         """Of one token behind an empty cache."""
         rate = self.tokens_per_second("tg")
@@ -71,6 +85,7 @@ class Row:
             "target": cell.target,
             "infeasible": cell.infeasible or None,
             "bytes": self.bytes,
+            "cache_bytes": self.cache_bytes,
             "predicted": dict(self.predicted),
             "quality": None if self.quality is None else dict(self.quality),
             "speed": None if self.speed is None else dict(self.speed),
@@ -86,6 +101,7 @@ class Row:
             "solved_for": self.cell.solved_for,
             "target": self.cell.target,
             "bytes": self.bytes,
+            "cache_bytes": self.cache_bytes,
             "predicted_kl": self.predicted_kl,
             "kl_mean": self.kl,
             "kl_p99": quality["kl"]["p99"] if quality else None,
@@ -93,6 +109,8 @@ class Row:
             "top1": quality.get("top1"),
             "decode_tokens_per_second": self.tokens_per_second("tg"),
             "prefill_tokens_per_second": self.tokens_per_second("pp"),
+            "depth": self.deepest,
+            "decode_tokens_per_second_there": self.tokens_per_second("tg", self.deepest) if self.deepest else None,
         }
 
 
@@ -122,10 +140,13 @@ class Report:
         return buffer.getvalue()
 
     def table(self) -> tuple[tuple[str, ...], list[list[str]]]:
-        """Columns and cells for people; the columns of targets only if there are several."""
-        several = len({row.cell.target for row in self.rows}) > 1
-        shown = [column for column in COLUMNS if several or column.name not in ("for", "on")]
-        return tuple(column.name for column in shown), [[c.text(row) for c in shown] for row in self.rows]
+        """Columns and cells for people; the columns of targets, caches and depths only if the study is about them."""
+        flat = [row.flat() for row in self.rows]
+        hidden = set() if len({row["target"] for row in flat}) > 1 else {"solved_for", "target"}
+        optional = ("cache_bytes", "depth", "decode_tokens_per_second_there")
+        hidden |= {key for key in optional if all(row[key] is None for row in flat)}
+        shown = [column for column in COLUMNS if column.key not in hidden]
+        return tuple(column.name for column in shown), [[c.text(row) for c in shown] for row in flat]
 
 
 @dataclass(frozen=True)
@@ -137,8 +158,9 @@ class Column:
     form: str = ""
     factor: float = 1.0
 
-    def text(self, row: Row) -> str:
-        value = row.flat()[self.key]
+    def text(self, flat: Mapping[str, Any]) -> str:
+        """The cell of a row as ``Row.flat`` gives it."""
+        value = flat[self.key]
         if value is None:
             return "-"
         return str(value) if not self.form else format(value * self.factor, self.form)
@@ -150,6 +172,7 @@ COLUMNS: Sequence[Column] = (
     Column("for", "solved_for"),
     Column("on", "target"),
     Column("bytes", "bytes", ".0f"),
+    Column("cache MB", "cache_bytes", ".1f", 1e-6),
     Column("predicted KL", "predicted_kl", ".3g"),
     Column("KL", "kl_mean", ".4f"),
     Column("KL 99 %", "kl_p99", ".3f"),
@@ -157,4 +180,6 @@ COLUMNS: Sequence[Column] = (
     Column("top-1 %", "top1", ".2f", 100),
     Column("decode t/s", "decode_tokens_per_second", ".1f"),
     Column("prefill t/s", "prefill_tokens_per_second", ".1f"),
+    Column("depth", "depth"),
+    Column("decode there", "decode_tokens_per_second_there", ".1f"),
 )

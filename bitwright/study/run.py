@@ -55,7 +55,9 @@ def _prefixed(tell: Tell, prefix: str) -> Tell:
 
 
 def _report(request: StudyRequest, digest: str, cells: Sequence[Cell], laboratory: Laboratory) -> Report:
-    rows = [Row(cell, laboratory.found(cell, "quality"), laboratory.found(cell, "speed")) for cell in cells]
+    rows = [
+        Row(cell, laboratory.found(cell, "quality"), laboratory.found(cell, "speed"), request.context) for cell in cells
+    ]
     return Report(request.model, digest, tuple(rows))
 
 

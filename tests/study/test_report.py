@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,15 @@ def test_a_row_says_what_was_measured_and_dashes_what_was_not() -> None:
     assert first["bytes"] == "1999993" and first["budget MB"] == "2.0" and first["top-1 %"] == "50.00"
     assert second["decode t/s"] == "-" and second["predicted KL"] == "0.5"
     assert REPORT.rows[0].decode_ms == 2.5 and REPORT.rows[0].tokens_per_second("tg", 16) == 200.0
+    assert (first["depth"], first["decode there"], second["depth"], second["decode there"]) == ("16", "200.0", "-", "-")
+    assert "cache MB" not in columns
+
+
+def test_caches_that_count_are_a_column() -> None:
+    rows = tuple(replace(one, context=4096) for one in (*REPORT.rows, row("tile", 1000, None, None)))
+    columns, cells = Report("model", "d" * 64, rows).table()
+    assert [line[columns.index("cache MB")] for line in cells] == ["0.4", "0.4", "-"]
+    assert [one.to_json()["cache_bytes"] for one in rows] == [409_600, 409_600, None]
 
 
 def test_bytes_are_the_plans_until_the_file_is_there() -> None:
@@ -55,8 +65,6 @@ def test_targets_are_columns_when_there_are_several() -> None:
 
 
 def test_losses_that_only_compare_are_no_prediction() -> None:
-    from dataclasses import replace
-
     found = row("greedy-output-mse", 1000, None, None)
     assert replace(found, cell=replace(found.cell, unit="relative")).predicted_kl is None
 

@@ -120,6 +120,12 @@ def test_nothing_is_measured_twice(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_speeds_alone_need_no_text(model: Path, profile: Path, tmp_path: Path) -> None:
+    asked = request(model, None, profile, BUDGET, strategies=("uniform",), stages=("speed",))
+    (row,) = run_study(asked, tmp_path / "r").rows
+    assert row.kl is None and row.tokens_per_second("tg")
+
+
 def test_an_interrupted_study_keeps_what_it_has(
     studied: tuple[Path, Report], model: Path, text: Path, profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-# Processes that share the tests; each takes up to 3 GB.
+# Processes that share the tests; each takes up to 3 GB, and one thread of torch: more would wait for those of the others.
 JOBS ?= 2
 VENV ?= .venv
 ARTIFACT ?= artifacts/smollm2-135m-u4g32a8
@@ -44,7 +44,7 @@ $(ARTIFACT)/manifest.json: $(INSTALLED) $(SOURCES)
 
 test: lint ## format, lint and type checks, then every test that is not slow
 	@echo "==> tests"
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadscope --max-worker-restart=0
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadscope --max-worker-restart=0
 
 slow: $(INSTALLED_DEV) ## the slow tests alone
 	@$(BIN)/python -m pytest -m slow

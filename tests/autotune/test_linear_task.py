@@ -19,6 +19,7 @@ from bitwright.codegen.linear import LinearSchedule, default_schedule
 from bitwright.errors import NumericalError
 from bitwright.target import Target
 from bitwright.timing.tuning import Request, tune_workloads
+from bitwright.tvm_runtime import use_threads
 
 
 def native(shape: tuple[int, ...], scheme: str, m: int = 1) -> Workload:
@@ -49,6 +50,13 @@ def test_every_kind_of_kernel_is_checked_and_timed(scheme: str, m: int) -> None:
     work = native((96, 192), scheme, m)
     seconds, default_seconds = linear_task.measure({"target": "native", "workload": work.to_json(), "knobs": {}})
     assert 0 < seconds < 0.1 and 0 < default_seconds < 0.1
+
+
+def test_a_pool_that_a_session_left_smaller_is_no_wait_forever() -> None:
+    work = native((96, 192), "u4g32a8")
+    use_threads(1)
+    seconds, _ = linear_task.measure({"target": "native", "workload": work.to_json(), "knobs": {}})
+    assert seconds > 0
 
 
 def test_a_wrong_kernel_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def spec_of(pair: str, heads: int, options: argparse.Namespace, threads: int) ->
     key, value = (CacheScheme.parse(name) for name in pair.split(","))
     width = options.head_size
     cache = CacheSpec(heads, width, width, -(-options.tokens // 32) * 32, key, value)
-    isa = select_isa(host_features())
+    isa = select_isa(host_features(), Target.parse("native").tune)
     return AttentionSpec(options.group * heads, cache, width**-0.5, rows=1, isa=isa, threads=threads)
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=3, help="query heads per key/value head")
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     options = parser.parse_args()
-    isa = select_isa(host_features())
+    isa = select_isa(host_features(), Target.parse("native").tune)
     read = build(build_read_bandwidth(isa), read_host_target())["read_bandwidth"]
     for pair in options.caches:
         heads = round(options.mib * 2**20 / (spec_of(pair, 1, options, 1).cache.token_bytes * options.tokens))

@@ -153,7 +153,7 @@ def main(
     """Measure, search, print, plot."""
     target = Target.parse("native")
     chosen = parse_workloads(workloads, target.cores, select_isa(target.features).name)
-    tasks = [task for workload in chosen if (task := linear_task(workload)) is not None]
+    tasks = [task for workload in chosen if (task := linear_task(workload, target.tune)) is not None]
     output.mkdir(parents=True, exist_ok=True)
     with RecordFile(output / "grid.jsonl", target.fingerprint) as file:
         if not measure_all(tasks, file, seconds):

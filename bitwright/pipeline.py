@@ -78,7 +78,7 @@ def transformations(
     from bitwright.passes.quantize import Quantize
     from bitwright.passes.quantizers.sites import SiteQuantizers
 
-    isa = select_isa(target.features)
+    isa = select_isa(target.features, target.tune)
     return [
         Annotate(plan),
         MapKeys(cache_maps),

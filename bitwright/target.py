@@ -41,7 +41,8 @@ class Target:
     Attributes:
         name: what the user asked for.
         triple: LLVM target triple.
-        cpu: LLVM's CPU model, possibly empty.
+        cpu: LLVM's CPU model, possibly empty: code for a named target runs on others too.
+        tune: LLVM's model of the CPU at hand, which kernels shall be fast on (as compilers' ``-mtune``).
         features: LLVM feature names that generated code may use.
         cores: threads that run kernels.
         caches: bytes by level ("L1d", "L2", "L3") as the operating system reports them.
@@ -55,6 +56,7 @@ class Target:
     cores: int
     caches: Mapping[str, int] = field(default_factory=dict, compare=False)
     disabled: frozenset[str] = frozenset()
+    tune: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -62,6 +64,7 @@ class Target:
         document = {
             "triple": self.triple,
             "cpu": self.cpu,
+            "tune": self.tune,
             "features": sorted(self.features),
             "cores": self.cores,
             **versions(),
@@ -110,13 +113,13 @@ class Target:
             )
         host = _native()
         if name == "generic":
-            return cls(name, host.triple, "", frozenset(), host.cores, host.caches)
+            return cls(name, host.triple, "", frozenset(), host.cores, host.caches, tune=host.tune)
         cpu, features = NAMED[name]
         if not host.triple.startswith("x86_64"):
             raise UsageError(
                 f"target '{name}' needs an x86-64 machine", where=host.triple, remedy="use --target native"
             )
-        return cls(name, host.triple, cpu, frozenset(features), host.cores, host.caches)
+        return cls(name, host.triple, cpu, frozenset(features), host.cores, host.caches, tune=host.tune)
 
 
 # Instruction sets our kernels or LLVM's own choices may use: what an artifact demands of the machine that runs it.
@@ -161,6 +164,7 @@ def _native() -> Target:
         len(os.sched_getaffinity(0)),
         cache_sizes(),
         frozenset(f for f in implied if host.get(f) is False),
+        cpu,
     )
 
 

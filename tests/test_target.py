@@ -49,6 +49,15 @@ def test_named_targets_use_their_features_only(name: str) -> None:
     assert _allows(target, "avx2") == (name != "generic")
 
 
+def test_kernels_of_named_targets_are_tuned_for_the_machine_at_hand() -> None:
+    native = Target.parse("native")
+    assert native.tune == native.cpu
+    for name in NAMED:
+        if native.triple.startswith("x86_64") or name == "generic":
+            assert Target.parse(name).tune == native.cpu
+    assert replace(native, tune="another").fingerprint != native.fingerprint
+
+
 def test_fingerprints_tell_targets_apart_and_are_stable() -> None:
     targets = [Target.parse(name) for name in ("native", *NAMED)]
     assert len({t.fingerprint for t in targets}) == len(targets)

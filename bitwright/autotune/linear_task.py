@@ -13,7 +13,7 @@ from bitwright.autotune.isolation import IsolatedWorker
 from bitwright.autotune.search import Task
 from bitwright.autotune.space import Knobs, Space
 from bitwright.autotune.workload import Workload
-from bitwright.codegen.isa import ISAS, Isa
+from bitwright.codegen.isa import ISAS, Isa, tuned_for
 from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
 from bitwright.codegen.linear.schedule import decode_space, fixed, prefill_space
 from bitwright.errors import NumericalError
@@ -29,13 +29,13 @@ def spec_of(workload: Workload) -> LinearSpec:
     return LinearSpec(outputs, inputs, LinearScheme.parse(workload.scheme), rows=1 if workload.m == 1 else None)
 
 
-def isa_of(workload: Workload) -> Isa:
-    return next(isa for isa in ISAS if isa.name == workload.isa)
+def isa_of(workload: Workload, cpu: str) -> Isa:
+    return tuned_for(next(isa for isa in ISAS if isa.name == workload.isa), cpu)
 
 
-def linear_task(workload: Workload) -> Task | None:
-    """The workload with its space and default knobs; None if its kernel has no knobs."""
-    spec, isa = spec_of(workload), isa_of(workload)
+def linear_task(workload: Workload, cpu: str) -> Task | None:
+    """The workload with its space and the default knobs on ``cpu`` (``Target.tune``); None if its kernel has none."""
+    spec, isa = spec_of(workload), isa_of(workload, cpu)
     knobs = decode_space(spec, isa) if spec.rows == 1 else prefill_space(spec, isa)
     if not knobs:
         return None
@@ -66,9 +66,9 @@ def measure(request: dict[str, Any]) -> tuple[float, float]:
         NumericalError: it computes something else.
     """
     workload = Workload.from_json(request["workload"], "request")
-    spec, isa = spec_of(workload), isa_of(workload)
-    schedule = schedule_of(request["knobs"], spec, isa)
     bench = _bench(request["target"])
+    spec, isa = spec_of(workload), isa_of(workload, bench.target.tune)
+    schedule = schedule_of(request["knobs"], spec, isa)
     _check(_small(spec), isa, schedule, workload, bench)
     return _times(workload, spec, isa, schedule, bench)
 

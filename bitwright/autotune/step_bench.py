@@ -27,7 +27,7 @@ class Bench:
 
     @cached_property
     def isa(self) -> Isa:
-        return select_isa(self.target.features)
+        return select_isa(self.target.features, self.target.tune)
 
     @cached_property
     def hertz(self) -> float:

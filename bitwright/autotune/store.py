@@ -78,7 +78,7 @@ def same_code(isa: Isa) -> list[str]:
 
 
 def _bare(isa: Isa) -> Isa:
-    return replace(isa, name="", permute=False, requires=())
+    return replace(isa, name="", permute=False, requires=(), prefetch_level=1)
 
 
 def best_schedule(workload: Workload, records: Sequence[Record], fingerprint: str) -> Knobs | None:

@@ -95,9 +95,9 @@ def stack(shape: Sequence[int], dtype: str) -> Any:
     return T.alloc_buffer(tuple(shape), dtype, scope="global")
 
 
-def prefetch(element: Any) -> None:
-    """Ask for the cache line of a tensor element (an LLVM hint that any target may ignore)."""
-    arguments = (T.address_of(element), T.int32(0), T.int32(3), T.int32(1))  # read, keep in every level, data
+def prefetch(element: Any, level: int = 1) -> None:
+    """Ask for the cache line of a tensor element, into the cache of this level (a hint that any target may ignore)."""
+    arguments = (T.address_of(element), T.int32(0), T.int32(4 - level), T.int32(1))  # read, from level on, data
     T.evaluate(T.call_llvm_intrin("llvm.prefetch", *arguments, dtype="void"))
 
 

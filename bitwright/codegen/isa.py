@@ -1,12 +1,13 @@
 """The instruction sets that kernels are generated for.
 
 An ``Isa`` is what the generators need to know about a machine: how many 32-bit lanes a vector register has, how many
-registers there are, and which instruction multiplies and adds bytes. Everything else about the machine is the target's.
+registers there are, which instruction multiplies and adds bytes, and which cache prefetches belong in. Everything else
+about the machine is the target's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -23,6 +24,8 @@ class Isa:
         requires: alternatives; one of these sets of LLVM features must be present.
         permute: there is an instruction that looks up every byte of a register in another register (vpermb).
         scale_exponent: there is one that multiplies floats by powers of two (vscalefps).
+        prefetch_level: of the cache that is asked for what is needed much later. Few lines can be on their way to the
+            nearest cache at a time, to the next one more; see ``NEAREST_CACHE``.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Isa:
     requires: tuple[frozenset[str], ...]
     permute: bool = False
     scale_exponent: bool = False
+    prefetch_level: Literal[1, 2] = 2
 
     def runs_with(self, features: frozenset[str]) -> bool:
         return any(needed <= features for needed in self.requires)
@@ -51,7 +55,19 @@ GENERIC = Isa("generic", 8, 16, "portable", False, (frozenset(),))
 ISAS = (AVX512VBMI, AVX512VNNI, AVXVNNI, AVX2, GENERIC)
 """Best first."""
 
+NEAREST_CACHE = frozenset({"znver3", "znver5"})
+"""CPU models that were measured to stream well with prefetches into the nearest cache. On ``znver4`` these reach half
+of the bandwidth that prefetches into the second cache do (decision 54), and that is what other models get."""
 
-def select_isa(features: frozenset[str]) -> Isa:
-    """The best instruction set that a machine with these LLVM features executes; ``generic`` runs everywhere."""
-    return next(isa for isa in ISAS if isa.runs_with(features))
+
+def select_isa(features: frozenset[str], cpu: str = "") -> Isa:
+    """The best instruction set that a machine with these LLVM features executes; ``generic`` runs everywhere.
+
+    Args:
+        cpu: LLVM's model of the CPU that kernels shall be fast on, where code is generated.
+    """
+    return tuned_for(next(isa for isa in ISAS if isa.runs_with(features)), cpu)
+
+
+def tuned_for(isa: Isa, cpu: str) -> Isa:
+    return replace(isa, prefetch_level=1) if cpu in NEAREST_CACHE else isa

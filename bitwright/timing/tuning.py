@@ -76,7 +76,7 @@ def tune_workloads(workloads: Iterable[Workload], request: Request, progress: Pr
 
     target = Target.parse(request.target)
     require_runnable(target)
-    tasks = [task for workload in dict.fromkeys(workloads) if (task := linear_task(workload)) is not None]
+    tasks = [task for workload in dict.fromkeys(workloads) if (task := linear_task(workload, target.tune)) is not None]
     if not tasks:
         raise UnsupportedError("there is nothing to tune", limit="no kernel of this model has knobs on this target")
     path = request.output or user_file(target.fingerprint)

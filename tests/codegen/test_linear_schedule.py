@@ -17,9 +17,11 @@ from bitwright.scheme import LinearScheme
 from .linear_case import host_features, random_layer, tensor
 
 
-@pytest.mark.parametrize("knobs", [{"prefetch": -64}, {"prefetch": 100}, {"chain": 0}, {"span": 48}, {"span": 0}])
+@pytest.mark.parametrize(
+    "knobs", [{"prefetch": -64}, {"prefetch": 100}, {"prefetch_level": 3}, {"chain": 0}, {"span": 48}, {"span": 0}]
+)
 def test_impossible_knobs_are_refused(knobs: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match=r"is no schedule[\s\S]*prefetch a multiple of 64"):
+    with pytest.raises(UsageError, match="is no schedule"):
         LinearSchedule(**knobs)
 
 
@@ -33,9 +35,9 @@ def test_spaces_hold_the_knobs_that_matter() -> None:
         return set(decode_space(LinearSpec(64, 128, LinearScheme.parse(scheme), rows=1), isa))  # type: ignore[arg-type]
 
     assert knobs("f16") == set()
-    assert knobs("u4g32a8") == knobs("u4g32a16") == {"prefetch", "chain"}
-    assert knobs("u4g128a8") == {"prefetch", "chain", "span"}
-    assert knobs("u4g128a8", AVX2) == {"prefetch", "span"}
+    assert knobs("u4g32a8") == knobs("u4g32a16") == {"prefetch", "prefetch_level", "chain"}
+    assert knobs("u4g128a8") == {"prefetch", "prefetch_level", "chain", "span"}
+    assert knobs("u4g128a8", AVX2) == {"prefetch", "prefetch_level", "span"}
 
 
 def test_no_knob_changes_a_result() -> None:

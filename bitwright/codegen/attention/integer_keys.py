@@ -87,7 +87,7 @@ class IntegerKeys:
         count = vectors_per_chain(self.isa, self.side.chains * rows, TOKENS // lanes)
         with loop(T.floordiv(tokens, T.int64(TOKENS))) as index, loop(self.tile.groups) as tile:
             stored = T.Bind(first_block + index)
-            ahead = run.after(stored, self.layout)
+            ahead = run.after(stored, self.layout, self.isa.prefetch_level)
             for token in range(0, TOKENS, count * lanes):
                 results = zero_registers(rows * count, vector("float32", lanes))
                 tokens_of = [token + v * lanes for v in range(count)]
@@ -146,7 +146,8 @@ class IntegerKeys:
             )
 
             def each(step: int) -> None:
-                packed.ask_for(ahead, number, self.tile.groups * runs * pieces, step, len(steps))
+                of_all = self.tile.groups * runs * pieces
+                packed.ask_for(ahead, number, of_all, step, len(steps), self.isa.prefetch_level)
 
             dot_rows(self.side, rows, count, len(steps), operand, place, totals, each)
 

@@ -162,11 +162,11 @@ class IntegerValues:
             totals = zero_registers(side.chains * rows * count, vector("int32", lanes))
             with loop(extent[1]) as index:
                 stored = T.Bind(extent[0] + index)
-                ahead = run.after(stored, layout)
+                ahead = run.after(stored, layout, self.isa.prefetch_level)
 
                 def each(step: int) -> None:
-                    pieces = parts * self.tile.groups
-                    packed.ask_for(ahead, part * self.tile.groups + tile, pieces, step, TOKENS // 4)
+                    number, pieces = part * self.tile.groups + tile, parts * self.tile.groups
+                    packed.ask_for(ahead, number, pieces, step, TOKENS // 4, self.isa.prefetch_level)
 
                 def operand(v: int, step: int) -> Any:
                     unit, within = divmod(step, layout.unit // 4)

@@ -70,7 +70,10 @@ def prefetch_codes(args: Arguments, tile: Any, first_unit: Any, units: int) -> N
     for line in range(0, units * per_unit, LINE_BYTES // (4 * layout.lanes)):
         unit, rest = divmod(line + distance // (4 * layout.lanes), per_unit)
         block, inner = divmod(rest, layout.lines)
-        prefetch(args["codes"][tile, first_unit + unit, T.int64(block), T.int64(inner), T.int64(0)])
+        prefetch(
+            args["codes"][tile, first_unit + unit, T.int64(block), T.int64(inner), T.int64(0)],
+            args.schedule.prefetch_level,
+        )
 
 
 def prefetch_scales(args: Arguments, tile: Any, group: Any) -> None:
@@ -84,7 +87,9 @@ def prefetch_scales(args: Arguments, tile: Any, group: Any) -> None:
             per_line = LINE_BYTES * layout.rows // (tensor.nbytes // (layout.tiles * layout.groups))
             for row in range(0, layout.rows, per_line):
                 block, lane = divmod(row, layout.lanes)
-                prefetch(args[tensor.name][tile, group + ahead, T.int64(block), T.int64(lane)])
+                prefetch(
+                    args[tensor.name][tile, group + ahead, T.int64(block), T.int64(lane)], args.schedule.prefetch_level
+                )
 
 
 def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:

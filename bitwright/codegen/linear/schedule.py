@@ -1,6 +1,7 @@
 """What may be varied in a linear kernel without changing its result: the knobs that tuning turns.
 
-Defaults are what measured best over shapes and widths on a Zen 5 (see docs/results.md); tuning refines them per shape.
+Defaults are what measured best over shapes and widths, on a Zen 5 but for prefetches into the second cache, which were
+measured on a Zen 4 (see docs/results.md); tuning refines them per shape.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _SPAN = (32, 64, 96, 128, 192, 256)
 _ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 _COLUMNS = (1, 2, 3, 4)
 _DEPTH = (192, 288, 576, 1024, 2048, 4096)
+_DISTANCE = {1: 8192, 2: 2048}
+_DISTANCE_OF_BITS = {(1, 8): 0, (2, 5): 16384, (2, 8): 8192}
 _LOOKUP_GROUP = 32  # longer groups have fewer products of scales than a table costs
 
 
@@ -28,6 +31,7 @@ class LinearSchedule:
 
     Attributes:
         prefetch: bytes ahead in the stream of codes that are asked for while a group is computed; 0 for none.
+        prefetch_level: of the cache that they are asked into, 1 or 2.
         chain: most dot products in decoding that wait for each other.
         span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
         rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
@@ -36,6 +40,7 @@ class LinearSchedule:
     """
 
     prefetch: int = 0
+    prefetch_level: int = 1
     chain: int = 4
     span: int = 32
     rows: int = 3
@@ -44,11 +49,10 @@ class LinearSchedule:
     lookup: bool = False
 
     def __post_init__(self) -> None:
-        if self.prefetch < 0 or self.prefetch % 64 or self.chain < 1 or self.span % INPUT_MULTIPLE or self.span < 1:
-            raise UsageError(
-                f"{self} is no schedule",
-                limit=f"prefetch a multiple of 64, chain at least 1, span a multiple of {INPUT_MULTIPLE}",
-            )
+        if self.prefetch < 0 or self.prefetch % 64 or self.prefetch_level not in (1, 2):
+            raise UsageError(f"{self} is no schedule", limit="prefetch a multiple of 64, its level 1 or 2")
+        if self.chain < 1 or self.span % INPUT_MULTIPLE or self.span < 1:
+            raise UsageError(f"{self} is no schedule", limit=f"chain at least 1, span a multiple of {INPUT_MULTIPLE}")
         if self.rows < 1 or self.columns < 1 or self.depth < 1:
             raise UsageError(f"{self} is no schedule", limit="at least one row, column and input")
 
@@ -72,7 +76,7 @@ Schedules = Callable[[LinearSpec, Isa], LinearSchedule]
 
 
 def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
-    """Good knobs for any shape: streams of narrow codes are helped by prefetching, those of bytes are not."""
+    """Good knobs for any shape."""
     if spec.scheme.weight.is_float:
         return LinearSchedule()
     if spec.rows is None:
@@ -81,7 +85,9 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
             return LinearSchedule(rows=rows, columns=columns)
         # The table of scales shares the nearest cache with the unpacked codes.
         return LinearSchedule(rows=rows, columns=columns, depth=LinearSchedule.depth // 2, lookup=True)
-    return LinearSchedule(prefetch=8192 if spec.scheme.weight.bits < 8 else 0)
+    level = isa.prefetch_level
+    distance = _DISTANCE_OF_BITS.get((level, spec.scheme.weight.bits), _DISTANCE[level])
+    return LinearSchedule(prefetch=distance, prefetch_level=level)
 
 
 def _register_block(spec: LinearSpec, isa: Isa) -> tuple[int, int]:
@@ -106,6 +112,7 @@ def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     spans = tuple(span for span in _SPAN if group % span == 0)
     return {
         "prefetch": _PREFETCH,
+        "prefetch_level": (1, 2),
         **({} if isa.dot == "maddubs" else {"chain": _CHAIN}),
         **({"span": spans} if len(spans) > 1 else {}),
     }

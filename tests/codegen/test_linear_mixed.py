@@ -95,10 +95,11 @@ def test_kernels_share_the_code_of_their_tiles(isa: Isa, rows: Any) -> None:
     first, second, tail, added = (
         MixedSpec(tuple(LinearSpec(n, INPUTS, LinearScheme.parse(name), False, rows, residual) for name, n in mix))
         for mix, residual in (
-            ((("u4g32a8", 64), ("c3g64a8", 192), ("f16", 64)), False),
-            ((("c3g64a8", 64), ("u4g32a8", 320)), False),
-            ((("u4g32a8", 64), ("c3g64a8", 17)), False),
-            ((("u4g32a8", 64), ("c3g64a8", 128)), True),
+            # Tiles of runs are of one size where they are a multiple of 128 rows, with 8 lanes and with 16.
+            ((("u4g32a8", 128), ("c3g64a8", 256), ("f16", 128)), False),
+            ((("c3g64a8", 128), ("u4g32a8", 384)), False),
+            ((("u4g32a8", 128), ("c3g64a8", 17)), False),
+            ((("u4g32a8", 128), ("c3g64a8", 256)), True),
         )
     )
 

@@ -58,6 +58,18 @@ def working_set(sites: Sequence[Site], plan: Plan, context: int) -> int:
     return total
 
 
+def schemes_in(sites: Sequence[Site], plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a plan is made of, each name once: schemes of products, and pairs of cache schemes (``k16v16``)."""
+    products = (
+        run.scheme.name
+        for site in sites
+        if not isinstance(scheme := plan.schemes[site.name], CacheScheme)
+        for run in runs_of(scheme, site.shape[0])
+    )
+    pairs = (f"{plan.schemes[keys]}{plan.schemes[values]}" for _, keys, values in attention_sites(sites))
+    return tuple(dict.fromkeys(products)), tuple(dict.fromkeys(pairs))
+
+
 def linear_workloads(sites: Sequence[Site], plan: Plan, m: int, threads: int, isa: str) -> list[Workload]:
     """The matrix products in order, fused as the compiler fuses them; the lm_head last."""
     groups: dict[str, list[Site]] = {}

@@ -19,13 +19,18 @@ def command(
     model: ModelArgument,
     target: TargetOption = "native",
     schemes: Annotated[
-        str | None, typer.Option(help="Schemes of weights to measure, with commas. Default: some of every width.")
+        str | None,
+        typer.Option(
+            help="Schemes of products to measure, with commas (u4g32a8: int8 activations). Default: some of each width."
+        ),
     ] = None,
     caches: Annotated[str | None, typer.Option(help="Pairs of cache schemes such as k4g32v4g32, with commas.")] = None,
     threads: Annotated[
         str | None, typer.Option("--threads", "-t", help="Numbers of threads, with commas. Default: all cores.")
     ] = None,
-    plan: Annotated[Path | None, typer.Option(help="Also predict the time of this plan.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Also measure what this plan is made of, and predict its time.")
+    ] = None,
     context: Annotated[int, typer.Option("--context", help="Tokens in the cache of a predicted step.")] = 1,
     prompt: Annotated[int, typer.Option("-p", "--prompt", help="Tokens of a predicted prompt.")] = 512,
     measure: Annotated[bool, typer.Option(help="Measure what is lacking, or answer from what there is.")] = True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ def report(
     if chosen is not None:
         chosen.check_sites(found.sites, where=str(plan))
     if measure:
-        table = measure_latencies(imported, found, request, tell)
+        table = measure_latencies(imported, found, _with_plan(request, found, chosen), tell)
     threads = request.threads or (Target.parse(request.target).cores,)
     names = dict.fromkeys((DEFAULT_SCHEME, *request.schemes))
     reader = _Reader(table, found, context, prompt)
@@ -131,6 +131,16 @@ def report(
         errors={t: reader.errors(t) for t in threads},
         disturbed=table.disturbed,
     )
+
+
+def _with_plan(request: Request, model: Model, plan: Plan | None) -> Request:
+    """The request with what the plan is made of, which could not be predicted otherwise."""
+    from bitwright.autotune.products import schemes_in
+
+    if plan is None:
+        return request
+    schemes, caches = schemes_in(model.sites, plan)
+    return replace(request, schemes=(*request.schemes, *schemes), caches=(*request.caches, *caches))
 
 
 class _Reader:

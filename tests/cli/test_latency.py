@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,31 @@ def test_json_predicts_a_plan(command: Any, file: Path, tmp_path: Path) -> None:
     assert one["threads"] == 1 and one["step"]["milliseconds"] == pytest.approx(0.013)
     assert [row["scheme"] for row in document["rows"]] == ["u4g32a8", "u4g64a8"]
     assert document["shapes"] == [[128, 64], [64, 64], [512, 64]] and len(document["digest"]) == 64
+
+
+def test_what_a_plan_is_made_of_is_measured_as_well(
+    command: Any, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitwright.plan import uniform_plan
+    from bitwright.runs import parse_weights
+    from bitwright.scheme import CacheScheme, LinearScheme
+    from bitwright.timing import latency_report
+
+    asked: list[Request] = []
+
+    def measured(imported: object, model: Model, request: Request, tell: object) -> LatencyTable:
+        asked.append(request)
+        return latency_report.table_of(request)[0]
+
+    monkeypatch.setattr(latency_report, "measure_latencies", measured)
+    plan = uniform_plan(SITES, LinearScheme.parse("u4g64a8"), table=None, cache_bits=16, model=DIGEST, target="")
+    runs, cache = parse_weights("u4g64a8:256+u4g32a8:256"), CacheScheme.parse("k8g32")
+    plan = replace(plan, schemes={**plan.schemes, "table": runs, "layer.0.k_cache": cache})
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    done = command("latency", "m", "-o", file, "-t", "1", "--caches", "k16v16", "--plan", tmp_path / "plan.json")
+    assert asked, done.stderr
+    (request,) = asked
+    assert request.schemes[-2:] == ("u4g64a8", "u4g32a8") and request.caches == ("k16v16", "k8g32v16")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bitwright.cachemaps import CacheMaps
 from bitwright.compiling import emission
 from bitwright.compiling.calibration import calibrated
-from bitwright.compiling.folding import folded_values, value_halves
+from bitwright.compiling.folding import folded_values
 from bitwright.compiling.key_calibration import calibrated_cache_maps
 from bitwright.compiling.quantization import check_kept, quantization
 from bitwright.compiling.rotation import rotated
@@ -139,8 +139,7 @@ def compile_model(
         check_order(plan, ready.digests.get("order", ""))
         if options.codes is not None:
             check_kept(options.codes, ready.digests, options.rotate)
-        maps = calibrated_cache_maps(imported, options, plan, tell)
-        folded = folded_values(imported, moments, maps, value_halves(plan))
+        folded = folded_values(imported, moments, calibrated_cache_maps(imported, options, plan, tell))
         imported, moments = folded.model, folded.moments
         events = {**ready.events, **folded.events}
         if events:

@@ -16,7 +16,6 @@ A scheme prints and parses as a short name:
 ``k4rowm`` keys that a calibrated map evens out before they are quantized, and the first token exact as well
 ``v4rowm`` values that a calibrated map evens out
 ``k5-3rowm`` mapped keys: 5 bits for the half of the mapped elements that varies most, 3 bits for the other
-``v5-3rowm`` the same for values
 ========== =====================================================================================================
 
 A linear layer's scheme is a weight scheme followed by an activation scheme: ``u4g32a8``.
@@ -236,7 +235,7 @@ class CacheScheme:
         mapped: packed caches only. A calibrated map per head spreads what matters evenly over the elements before they
             are quantized (``keymap.py``). Of keys the first token, which many heads attend to most, is kept in half
             precision too. What maps values is undone behind the attention.
-        low: caches mapped as whole heads only: bits of the half of the elements that varies less; 0: all have ``bits``.
+        low: keys mapped as whole heads only: bits of the half of the elements that varies less; 0: all have ``bits``.
     """
 
     tensor: Literal["k", "v"]
@@ -250,7 +249,7 @@ class CacheScheme:
         if self.mapped and self.is_float:
             known = False
         if self.low:
-            known = known and self.low in BITS and self.low < self.bits and self.mapped
+            known = known and self.low in BITS and self.low < self.bits and self.tensor == "k" and self.mapped
             known = known and not self.group
         if self.tensor not in ("k", "v") or not known:
             raise _no_cache_scheme(self.name)
@@ -309,6 +308,6 @@ def _no_cache_scheme(text: str) -> UsageError:
     return UsageError(
         f"'{text}' is not a cache scheme",
         limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row, and m for mapped; "
-        "also two widths, the larger first, with rowm",
+        "for keys also two widths, the larger first, with rowm",
         remedy="use a name such as k16, k8g32, k4rowm, k5-3rowm, v4g32 or v4row",
     )

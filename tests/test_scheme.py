@@ -77,11 +77,11 @@ def test_storage_bytes_count_codes_scales_and_zero_points() -> None:
 def test_cache_schemes() -> None:
     assert CacheScheme.parse("k16").bytes_per_token(3, 64) == 384
     assert CacheScheme.parse("v32").name == "v32"
-    for name in ("k8g16", "v4g32", "k3g64", "v2g128", "k6row", "v5row", "k5-3rowm", "v6-2rowm"):
+    for name in ("k8g16", "v4g32", "k3g64", "v2g128", "k6row", "v5row"):
         assert CacheScheme.parse(name).name == name
 
 
-@pytest.mark.parametrize("name", ["k4", "k4g0", "k7g32", "v4g24", "k16g32", "k16row", "q4g32", "k4g32z", "v5-3row", "v3-5rowm", "v", ""])
+@pytest.mark.parametrize("name", ["k4", "k4g0", "k7g32", "v4g24", "k16g32", "k16row", "q4g32", "k4g32z", "v", ""])
 def test_what_is_no_cache_scheme(name: str) -> None:
     with pytest.raises(UsageError, match="not a cache scheme"):
         CacheScheme.parse(name)
@@ -91,7 +91,6 @@ def test_bytes_of_a_cached_token() -> None:
     # 3 heads of 64 elements: 4-bit codes, two groups of a 2-byte scale and a 1-byte zero point each.
     assert CacheScheme.parse("k4g32").bytes_per_token(3, 64) == 3 * (32 + 4)
     assert CacheScheme.parse("k5-3rowm").bytes_per_token(3, 64) == 3 * (20 + 12 + 2)
-    assert CacheScheme.parse("v4-3rowm").bytes_per_token(3, 64) == 3 * (16 + 12 + 2)
     assert CacheScheme.parse("v3row").bytes_per_token(3, 64) == 3 * (24 + 2)
     # Keys of an odd width are stored in units of 32 elements: 80 take the room of 96. Values are not.
     assert CacheScheme.parse("k3g16").bytes_per_token(1, 80) == 36 + 10

@@ -23,9 +23,9 @@ exponent and first five bits of mantissa, as a half has them, its low six bits a
 codes reach a group's ends; steps grow by 1.1 % on average, and 16 bits for both save as much as a narrower code would
 cost (docs/decisions.md).
 
-Caches of two widths (``k5-3rowm``) have the codes of the first half of the elements first, then those of the second.
-They share scale and zero point: with T the highest code of the first half and t that of an element's own, a code
-stands for ``s * T / t * (c - z * t / 63)``, so that both halves span one range.
+Keys of two widths (``k5-3rowm``) have the codes of the first half of the elements first, then those of the second. They
+share scale and zero point: with T the highest code of the first half and t that of an element's own, a code stands for
+``s * T / t * (c - z * t / 63)``, so that both halves span one range.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class PackedCache:
         """
         if not self.scheme.low:
             return (self,)
-        high, low = (CacheScheme(self.scheme.tensor, bits) for bits in (self.scheme.bits, self.scheme.low))
+        high, low = (CacheScheme("k", bits) for bits in (self.scheme.bits, self.scheme.low))
         first = PackedCache(high, self.heads, self.width // 2, self.capacity, self)
         return first, PackedCache(low, self.heads, self.width // 2, self.capacity, self, first.code_bytes)
 

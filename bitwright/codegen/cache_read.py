@@ -67,7 +67,7 @@ class PackedHead:
         return result
 
     def part(self, number: int) -> PackedHead:
-        """The head with codes of part ``number`` of the layout: itself where there is one part only."""
+        """The head with codes of part ``number`` of the layout."""
         return replace(self, layout=self.layout.parts[number])
 
     def ask_for(self, place: tuple[Any, Any], piece: Any, pieces: int, step: int, steps: int, level: int = 1) -> None:

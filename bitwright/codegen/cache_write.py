@@ -34,6 +34,7 @@ def write_token(
 ) -> None:
     """Store a token at position ``at`` of ``head``; ``source(offset, lanes)`` gives float32 lanes of its elements."""
     block, token = T.Bind(T.floordiv(at, T.int64(TOKENS))), T.Bind(T.floormod(at, T.int64(TOKENS)))
+    keys = layout.scheme.tensor == "k"
     codes = stack((-(-layout.width // INPUT_MULTIPLE) * INPUT_MULTIPLE,), "uint8")
     with loop(layout.words) as group:
         word = _quantize_group(layout, source, codes, group, lanes)
@@ -42,9 +43,11 @@ def write_token(
     if layout.exact_tokens:
         with T.If(at == 0), T.Then():
             _write_exact(layout, cache, source, head, lanes)
-    write = _write_keys if layout.scheme.tensor == "k" else _write_values
-    for number, part in enumerate(layout.parts):
-        write(part, cache, codes, number * part.width, head, block, token)
+    if keys:
+        for number, part in enumerate(layout.parts):
+            _write_keys(part, cache, codes, number * part.width, head, block, token)
+    else:
+        _write_values(layout, cache, codes, head, block, token)
 
 
 def _write_exact(layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, lanes: int) -> None:
@@ -111,14 +114,13 @@ def _write_keys(layout: PackedCache, cache: Any, codes: Any, first: int, head: A
                 store(cache, T.reinterpret(word[0], dtype="uint8x4"), [head, layout.codes_at(block) + offset], 4)
 
 
-def _write_values(layout: PackedCache, cache: Any, codes: Any, first: int, head: Any, block: Any, token: Any) -> None:
-    """The same of values, whose lines hold other tokens too."""
+def _write_values(layout: PackedCache, cache: Any, codes: Any, head: Any, block: Any, token: Any) -> None:
     unit = T.Bind(T.floordiv(token, T.int64(layout.unit)))
     step = T.Bind(T.floordiv(T.floormod(token, T.int64(layout.unit)), T.int64(4)))
     byte = T.Bind(T.floormod(token, T.int64(4)))
     words = vector("uint32", ROWS)
     with loop(layout.row_blocks) as rows:
-        code = hold(T.cast(load(codes, [first + rows * ROWS], ROWS), words))
+        code = hold(T.cast(load(codes, [rows * ROWS], ROWS), words))
         for plane in layout.planes:
             field = T.floormod(step, T.int64(plane.fields))
             shift = T.broadcast(T.cast(byte * 8 + field * plane.width, "uint32"), ROWS)

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bitwright.cachemaps import CacheMaps
-from bitwright.plan import Plan
-from bitwright.scheme import CacheScheme
 
 if TYPE_CHECKING:
     from bitwright.frontend.model import ImportedModel
@@ -43,13 +41,8 @@ class Folded:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def folded_values(
-    model: ImportedModel, moments: Moments | None, maps: CacheMaps, halves: frozenset[int] = frozenset()
-) -> Folded:
+def folded_values(model: ImportedModel, moments: Moments | None, maps: CacheMaps) -> Folded:
     """Fold the maps of values among ``maps``; the original is left as it is, and shares tensors that do not change.
-
-    Args:
-        halves: layers whose values have two widths.
 
     Raises:
         UnsupportedError: a map is not finite.
@@ -67,7 +60,7 @@ def folded_values(
         found = maps.values.get(place.layer)
         if found is None:
             continue
-        mixed = found.mixed(place.layer in halves)
+        mixed = found.mixed(halves=False)
         matrices = mixed.forward.astype(np.float64) * mixed.factor(f"layer.{place.layer}.v_cache")[:, None, None]
         changes |= map_values(graph, place, matrices)
         weights.update(f"{name}.T" for name in (place.makers[0], *place.readers))
@@ -81,12 +74,6 @@ def folded_values(
     moments = None if moments is None else moments.mapped(changes)
     events, digests = {"fold_values": {"layers": len(layers)}}, {"values": digest.hexdigest()}
     return Folded(replace(model, graph=graph), moments, left, frozenset(weights), events, digests)
-
-
-def value_halves(plan: Plan) -> frozenset[int]:
-    """The layers whose values have two widths."""
-    caches = ((name.split("."), scheme) for name, scheme in plan.schemes.items() if isinstance(scheme, CacheScheme))
-    return frozenset(int(parts[1]) for parts, scheme in caches if scheme.tensor == "v" and scheme.low)
 
 
 def foldable(model: ImportedModel) -> frozenset[int]:

@@ -100,8 +100,6 @@ def test_scales_reach_the_ends(bits: int, exponent: float, seed: int) -> None:
         ("k3g32", "v6g32"),
         ("k4rowm", "v2rowm"),
         ("k5-3rowm", "v16"),
-        ("k4rowm", "v5-3rowm"),
-        ("k6-4rowm", "v8-2rowm"),
     ],
 )
 def test_appending_quantizes_in_place(key: str, value: str, rows: Any) -> None:
@@ -206,9 +204,6 @@ def test_a_token_that_outweighs_others_leaves_them_two_bytes(bits: int) -> None:
         (3, 1, 64, "k5-3rowm", "v4rowm"),
         (2, 1, 128, "k6-4rowm", "v8row"),
         (4, 1, 64, "k8-2rowm", "v16"),
-        (4, 1, 64, "k4rowm", "v5-3rowm"),
-        (6, 2, 128, "k16", "v6-4rowm"),
-        (3, 1, 256, "k16", "v8-5rowm"),
     ],
 )
 def test_attention_of_other_shapes(heads: int, kv_heads: int, width: int, key: str, value: str, rows: Any) -> None:
@@ -229,26 +224,19 @@ def test_attention_with_a_window(rows: Any, window: int) -> None:
 def test_attention_of_every_instruction_set(isa: Isa, rows: Any) -> None:
     if not isa.runs_with(host_features()):
         pytest.skip(f"this machine does not run {isa.name}")
-    for key, value in (
-        ("k4g32", "v8g32"),
-        ("k8g32", "v3g16"),
-        ("k4rowm", "v4row"),
-        ("k5-3rowm", "v4rowm"),
-        ("k4rowm", "v5-3rowm"),
-    ):
+    for key, value in (("k4g32", "v8g32"), ("k8g32", "v3g16"), ("k4rowm", "v4row"), ("k5-3rowm", "v4rowm")):
         check(spec_of(9, cache_of(key, value), isa=isa, rows=rows), 200, rows or 50)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from([(high, low) for high in BITS for low in BITS if low < high]),
-    st.sampled_from(["k", "v"]),
     st.sampled_from([64, 128]),
     st.integers(0, 9),
 )
-def test_caches_of_two_widths_come_back(widths: tuple[int, int], tensor: str, width: int, seed: int) -> None:
+def test_keys_of_two_widths_come_back(widths: tuple[int, int], width: int, seed: int) -> None:
     """Both halves' codes are found again, bytes are those of the scheme, errors half a step of each half's own."""
-    layout = layout_of("{}{}-{}rowm".format(tensor, *widths), 2, width, 64)
+    layout = layout_of("k{}-{}rowm".format(*widths), 2, width, 64)
     x = noise((64, 2, width), seed)
     expected = packed_reference.quantized(x, layout)
     found = packed_reference.unpack(packed_reference.pack(x, layout), layout)

@@ -33,11 +33,10 @@ def a_map(heads: int, size: int) -> HeadMap:
     return value_map(HeadStatistics(np.zeros((heads, size)), square, gradients))
 
 
-@pytest.mark.parametrize("halves", [frozenset(), frozenset({1})], ids=["one width", "two"])
-def test_the_model_computes_what_it_did(halves: frozenset[int]) -> None:
+def test_the_model_computes_what_it_did() -> None:
     model = decoder(Shape(layers=2))
     maps = CacheMaps(keys={0: a_map(1, 32)}, values={1: a_map(1, 32)})
-    folded = folded_values(model, None, maps, halves)
+    folded = folded_values(model, None, maps)
     assert folded.maps == CacheMaps(keys=maps.keys, folded=frozenset({1}))
     assert folded.events == {"fold_values": {"layers": 1}}
     weights = {site.name: site.weight for site in pipeline.sites_of(model, Options(), lambda _: None).sites}
@@ -46,18 +45,6 @@ def test_the_model_computes_what_it_did(halves: frozenset[int]) -> None:
     before, after = (Interpreter(m.graph).logits(ids) for m in (model, folded.model))
     assert not np.array_equal(before, after)
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-4 * np.abs(before).max())
-
-
-def test_values_of_two_widths_are_mixed_by_halves() -> None:
-    model = decoder(Shape(layers=2))
-    maps = CacheMaps(values={0: a_map(1, 32), 1: a_map(1, 32)})
-    one, both = (folded_values(model, None, maps, frozenset(layers)) for layers in ((), (1,)))
-    assert one.digests != both.digests
-    weights = {site.name: site.weight for site in pipeline.sites_of(model, Options(), lambda _: None).sites}
-    for layer, changes in ((0, False), (1, True)):
-        name = weights[f"layer.{layer}.v"].removesuffix(".T")
-        first, second = (f.model.graph.graph.initializers[name].const_value.numpy() for f in (one, both))
-        assert np.array_equal(first, second) != changes
 
 
 def test_without_maps_of_values_nothing_is_done() -> None:

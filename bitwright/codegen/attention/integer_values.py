@@ -5,7 +5,7 @@
 
 Weights are pairs of bytes where one is large: many small ones may together outweigh it, which a byte would not keep.
 Where none is large beside all before it, single bytes will do. They are dithered, so that neighbours below half a step
-are not all lost. Halves of two widths share weights and offsets: the steps of their codes differ by a constant factor.
+are not all lost.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class IntegerValues:
     def __init__(self, layout: PackedCache, buffer: Any, tile: Tile, isa: Isa) -> None:
         self.layout, self.buffer, self.tile, self.isa = layout, buffer, tile, isa
         total = tile.groups * tile.rows
-        weights = layout.words * total, tile.chunk
+        weights = layout.groups * total, tile.chunk
         self.pairs = pair_side(isa, layout.bits, *weights)
         # Without VNNI codes of 8 bits are as fast to multiply with words.
         words_alone = isa.dot == "maddubs" and layout.bits == 8
         self.single = None if words_alone else byte_side(isa, layout.bits, *weights)
-        self.scales = T.alloc_buffer((layout.words, tile.chunk), "float32")
-        self.offsets = T.alloc_buffer((layout.words, tile.chunk), "float32")
-        self.largest = stack((layout.words,), "float32")
-        self.steps = stack((layout.words, total), "float32")
-        self.centres = stack((layout.words, total), "float32")
+        self.scales = T.alloc_buffer((layout.groups, tile.chunk), "float32")
+        self.offsets = T.alloc_buffer((layout.groups, tile.chunk), "float32")
+        self.largest = stack((layout.groups,), "float32")
+        self.steps = stack((layout.groups, total), "float32")
+        self.centres = stack((layout.groups, total), "float32")
 
     def accumulate(self, block: DecodeBlock, run: Blocks, first: Any, tokens: Any, known: Any) -> None:
         """Fade the outputs and add tokens ``first .. first + tokens - 1``, both multiples of 32, of ``run.head``.
@@ -97,19 +97,20 @@ class IntegerValues:
     def _add(
         self, block: DecodeBlock, packed: PackedHead, run: Blocks, extent: tuple[Any, Any], side: IntegerSide
     ) -> None:
-        with loop(self.layout.words) as group, loop(self.tile.groups) as part:
+        with loop(self.layout.groups) as group, loop(self.tile.groups) as part:
             self._quantize(block, group, part, extent[1], side)
         self._multiply(block, packed, run, extent, side)
 
     def _read_affine(self, packed: PackedHead, first_block: Any, blocks: Any, known: Any) -> None:
         """Scales and offsets of the chunk, and the largest scale; tokens that were not appended yet have scale 0."""
         lanes = self.isa.lanes
-        with loop(self.layout.words) as group:
+        with loop(self.layout.groups) as group:
             with loop(blocks) as index:
                 for token in range(0, TOKENS, lanes):
-                    at, of_part = [group, index * TOKENS + token], 0 if self.layout.scheme.low else group
-                    store(self.scales, packed.scales(first_block + index, of_part, token, lanes), at, lanes)
-                    store(self.offsets, packed.offsets(first_block + index, of_part, token, lanes), at, lanes)
+                    column = index * TOKENS + token
+                    store(self.scales, packed.scales(first_block + index, group, token, lanes), [group, column], lanes)
+                    offset = packed.offsets(first_block + index, group, token, lanes)
+                    store(self.offsets, offset, [group, column], lanes)
             with loop(blocks * TOKENS - known, start=known) as token:
                 T.buffer_store(self.scales, T.float32(0), [group, token])
             state = Registers(1, vector("float32", lanes))
@@ -150,57 +151,37 @@ class IntegerValues:
     def _multiply(
         self, block: DecodeBlock, packed: PackedHead, run: Blocks, extent: tuple[Any, Any], side: IntegerSide
     ) -> None:
-        widest = next(n for n in PIECES if self.layout.group % n == 0)
-        count = vectors_per_chain(self.isa, side.chains * self.tile.rows, widest // self.isa.lanes)
-        for number in range(len(self.layout.parts)):
-            self._multiply_part(block, (packed, number), run, extent, side, count)
-
-    def _multiply_part(
-        self,
-        block: DecodeBlock,
-        place: tuple[PackedHead, int],
-        run: Blocks,
-        extent: tuple[Any, Any],
-        side: IntegerSide,
-        count: int,
-    ) -> None:
-        """All elements of one width, ``count`` vectors at a time."""
-        packed, number = place
         layout, lanes, rows = self.layout, self.isa.lanes, self.tile.rows
-        coded = packed.part(number)
-        width, unit_of = coded.layout.width, coded.layout.unit
-        factor = layout.top / coded.layout.top
-        total, pieces = self.tile.groups * rows, width // (count * lanes)
-        size = layout.width // layout.words
-        with loop(pieces) as piece, loop(self.tile.groups) as tile:
-            inside = T.Bind(piece * (count * lanes))
-            element = T.Bind(number * width + inside)
-            group = T.Bind(T.floordiv(element, T.int64(size)))
+        total = self.tile.groups * rows
+        widest = next(n for n in PIECES if layout.group % n == 0)
+        count = vectors_per_chain(self.isa, side.chains * rows, widest // lanes)
+        parts = layout.width // (count * lanes)
+        with loop(parts) as part, loop(self.tile.groups) as tile:
+            element = T.Bind(part * (count * lanes))
+            group = T.Bind(T.floordiv(element, T.int64(layout.group)))
             totals = zero_registers(side.chains * rows * count, vector("int32", lanes))
             with loop(extent[1]) as index:
                 stored = T.Bind(extent[0] + index)
                 ahead = run.after(stored, layout, self.isa.prefetch_level)
 
                 def each(step: int) -> None:
-                    at = (number * pieces + piece) * self.tile.groups + tile
-                    every = len(layout.parts) * pieces * self.tile.groups
-                    packed.ask_for(ahead, at, every, step, TOKENS // 4, self.isa.prefetch_level)
+                    number, pieces = part * self.tile.groups + tile, parts * self.tile.groups
+                    packed.ask_for(ahead, number, pieces, step, TOKENS // 4, self.isa.prefetch_level)
 
                 def operand(v: int, step: int) -> Any:
-                    unit, within = divmod(step, unit_of // 4)
+                    unit, within = divmod(step, layout.unit // 4)
                     # Whole vectors of a run of 16, or (count * lanes < 16) a part that the element's place decides.
-                    at = inside + v * lanes
+                    at = element + v * lanes
                     lane = v * lanes % ROWS if count * lanes >= ROWS else T.floormod(at, T.int64(ROWS))
-                    return coded.codes(stored, T.floordiv(at, T.int64(ROWS)), unit, within, lane)
+                    return packed.codes(stored, T.floordiv(at, T.int64(ROWS)), unit, within, lane)
 
-                def place_of(row: int, step: int) -> tuple[Any, Any]:
+                def place(row: int, step: int) -> tuple[Any, Any]:
                     return group * total + tile * rows + row, index * TOKENS + 4 * step
 
-                dot_rows(side, rows, count, TOKENS // 4, operand, place_of, totals, each)
+                dot_rows(side, rows, count, TOKENS // 4, operand, place, totals, each)
             for row in range(rows):
                 at_row = tile * rows + row
-                step, centre = self.steps[group, at_row], splat(self.centres[group, at_row], lanes)
-                step = splat(step if factor == 1 else step * T.float32(factor), lanes)
+                step, centre = splat(self.steps[group, at_row], lanes), splat(self.centres[group, at_row], lanes)
                 fade = splat(block.fade[at_row], lanes)
                 for v in range(count):
                     at = [at_row, element + v * lanes]

@@ -179,33 +179,28 @@ class PackedValues:
         self._scratch = T.alloc_buffer((chunk, layout.width), "float32")
 
     def prepare(self, head: Any, first: Any, end: Any) -> None:
-        packed = PackedHead(self._layout, self._buffer, head, self._lanes)
-        for number in range(len(self._layout.parts)):
-            self._dequantize(packed, number, first, end)
-
-    def _dequantize(self, packed: PackedHead, number: int, first: Any, end: Any) -> None:
-        """Elements of part ``number``: its units of tokens, its runs of 16 elements."""
-        coded, lanes = packed.part(number), self._lanes
-        layout = coded.layout
-        unit_tokens, per_block = layout.unit, TOKENS // layout.unit
+        layout, lanes = self._layout, self._lanes
+        packed = PackedHead(layout, self._buffer, head, lanes)
+        unit_tokens = layout.unit
         first_unit = T.Bind(T.floordiv(first, T.int64(unit_tokens)))
         units = T.Bind(T.floordiv(end - first + (unit_tokens - 1), T.int64(unit_tokens)))
+        per_block = TOKENS // unit_tokens
         with loop(units) as index:
             whole = T.Bind(first_unit + index)
             block, unit = T.Bind(T.floordiv(whole, T.int64(per_block))), T.Bind(T.floormod(whole, T.int64(per_block)))
             with loop(layout.row_blocks) as run:
-                group = number if layout.part_of else T.Bind(T.floordiv(run * ROWS, T.int64(layout.group)))
+                group = T.Bind(T.floordiv(run * ROWS, T.int64(layout.group)))
                 for step in range(unit_tokens // 4):
                     token = unit * unit_tokens + 4 * step
                     scales = [hold(packed.scales(block, group, token + j, 1)) for j in range(4)]
                     offsets = [hold(packed.offsets(block, group, token + j, 1)) for j in range(4)]
                     for lane in range(0, ROWS, lanes):
-                        codes = coded.codes(block, run, unit, step, lane)
+                        codes = packed.codes(block, run, unit, step, lane)
                         for byte in range(4):
                             code = byte_of(codes, byte, lanes)
                             value = (code - splat(offsets[byte], lanes)) * splat(scales[byte], lanes)
                             row = T.floormod(whole * unit_tokens, T.int64(self._chunk)) + 4 * step + byte
-                            store(self._scratch, value, [row, number * layout.width + run * ROWS + lane], lanes)
+                            store(self._scratch, value, [row, run * ROWS + lane], lanes)
 
     def value(self, head: Any, token: Any, offset: Any, lanes: int) -> Any:
         row = T.floormod(token, T.int64(self._chunk))

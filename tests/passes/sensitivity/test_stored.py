@@ -52,15 +52,6 @@ def test_mapped_values_come_back_through_the_inverse() -> None:
     assert 0 < mapped < 0.2 * plain
 
 
-def test_two_widths_help_values_that_are_not_alike() -> None:
-    values = (RNG.standard_normal((400, 2, 64)) * np.where(np.arange(64) < 32, 10, 1)).astype("float32")
-    flat = values.astype(np.float64).transpose(1, 0, 2)
-    maps = value_map(HeadStatistics(flat.mean(1), flat.transpose(0, 2, 1) @ flat / 400, np.stack([np.eye(64)] * 2)))
-    errors = {s: stored(values, CacheScheme.parse(s), maps) - values for s in ("v4rowm", "v5-3rowm")}
-    one, two = (float((error**2).mean()) for error in errors.values())
-    assert 0 < two < 0.8 * one
-
-
 def test_losses_of_mapped_schemes_are_those_of_the_errors_that_come_back() -> None:
     """With one direction of gradients per element: sums over mapped elements and over stored ones agree."""
     size = np.exp(RNG.standard_normal(64))

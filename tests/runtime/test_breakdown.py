@@ -95,6 +95,16 @@ def test_the_vm_shows_every_kernel_and_what_it_reads(session: Session, toy: Any,
     np.testing.assert_array_equal(session.logits([1, 2, 3]), before)
 
 
+def test_a_cache_that_is_filled_is_not_filled_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[int] = []
+    prefill = session.prefill
+    monkeypatch.setattr(session, "prefill", lambda ids: filled.append(len(ids)) or prefill(ids))
+    for depth in (7, 7, 5):
+        found = profile_step(session, 1, depth, lambda: 1.0, repetitions=1, turns=1)
+        assert found.depth == session.position == depth
+    assert filled == [7, 5]
+
+
 def test_more_tokens_than_a_chunk_are_refused(session: Session) -> None:
     with pytest.raises(UsageError, match=f"{toy_model.CHUNK + 1} tokens cannot be profiled"):
         profile_step(session, toy_model.CHUNK + 1, 0, lambda: 1.0)

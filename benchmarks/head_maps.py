@@ -56,7 +56,7 @@ def run_head_maps(
     from bitwright.codegen.builder import build
 
     use_threads(1)
-    rng, isa = np.random.default_rng(0), select_isa(target.features)
+    rng, isa = np.random.default_rng(0), select_isa(target.features, target.tune)
     for (maps, count, shift), n in itertools.product(
         (("queries", heads, False), ("keys", kv_heads, True), ("values", kv_heads, False)), tokens
     ):

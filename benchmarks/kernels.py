@@ -167,7 +167,7 @@ def measure(copies: Copies, rounds: int) -> dict[str, Any]:
 def run_decode(
     cases: Sequence[Case], target: Target, sizes: Mapping[str, int], rounds: int
 ) -> Iterator[dict[str, Any]]:
-    isa = select_isa(target.features)
+    isa = select_isa(target.features, target.tune)
     module = compile_cases(cases, isa, target)
     memory = filled(max(sizes[case.level] for case in cases))
     for case in cases:

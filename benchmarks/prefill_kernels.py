@@ -58,7 +58,7 @@ def run_prefill(
     """The rows of one number of threads, as many as the thread pool has."""
     from bitwright.codegen.builder import build
 
-    isa, machine = select_isa(target.features), target.tvm()
+    isa, machine = select_isa(target.features, target.tune), target.tvm()
     specs = [LinearSpec(outputs, inputs, scheme) for outputs, inputs in shapes for scheme in schemes]
     functions = {spec.name: build_linear(spec, isa, spec.name, threads) for spec in specs}
     peaks = {

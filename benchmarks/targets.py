@@ -4,8 +4,8 @@
 
 ``bitwright latency --target TARGET -o FILE`` makes the tables; this machine must run the code of every target. A plan
 is the fastest to decode at no more than 1.1 times the least predicted divergence (``bitwright study``). Artifacts are
-timed in turns, so that a slow minute of the machine hits all of them; ratios are taken within a round. Weights are
-rounded to nearest: speed does not depend on codes.
+timed in turns, so that a slow minute of the machine hits all of them; ratios are taken within a round. Weights have the
+codes that the profile kept, if it kept them: speed does not depend on codes.
 """
 
 from __future__ import annotations
@@ -148,7 +148,6 @@ def main(
         targets=tuple(targets.split(",")),
         profiles=(profile,),
         latencies=tuple(latencies),
-        quantizer="rtn",
         stages=("speed",),
         keep=True,
     )

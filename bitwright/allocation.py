@@ -114,6 +114,11 @@ class Allocation:
     decisions: tuple[Decision, ...] = field(default=(), repr=False)
     measured: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def value(self) -> float:
+        """Of the objective."""
+        return self.bytes if self.budgets.objective == "bytes" else self.predicted[self.budgets.objective]
+
     def to_json(self) -> dict[str, Any]:
         """The document of ``bitwright allocate --json``."""
         return {

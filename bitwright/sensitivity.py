@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,10 @@ def _stored(entry: Mapping[str, Any]) -> StoredTensor | StoredMatrix:
     return StoredTensor(**{**entry, "shape": tuple(entry["shape"])})
 
 
+_NO_PART_IN_SCORES = frozenset({"model", "target", "cores"})
+"""Fields that may differ: what the user calls the model, and the machine beyond its name and instruction set."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """A profile's folder."""
@@ -224,11 +228,12 @@ class Profile:
         path = folder / "profile.json"
         if path.exists():
             old = cls.header_of(folder)
-            if replace(old, model=header.model) != header:
+            differing = [f.name for f in fields(header) if getattr(old, f.name) != getattr(header, f.name)]
+            if differing := [name for name in differing if name not in _NO_PART_IN_SCORES]:
                 raise InputError(
                     "the folder holds a profile of something else",
-                    where=str(folder),
-                    limit="model, target, schemes, metric, quantizer and calibration must be the same to go on",
+                    where=f"{folder}: {', '.join(differing)}",
+                    limit="instruction set, schemes, metric, quantizer, calibration: all must be the same to go on",
                     remedy="choose another folder or remove this one",
                 )
             return cls(folder, old)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +27,17 @@ Doubles = npt.NDArray[np.float64]
 MAX_RUNS = 3
 """Runs of a matrix at most: more hardly lower the loss, and every combination of runs is code of its own."""
 
-EXACT_ROUNDS = 6
+EXACT_ROUNDS = 10
 """Times that sums over the choices are corrected by what the whole plan takes, until it meets its bytes and times."""
 
 PRICE_ROUNDS = 5
 """Times that a plan is solved again because it reads another number of bytes than its times were counted for."""
 
 FULL_PRECISION_SHARE = 0.999
+"""Of a limit that a plan uses when there is nothing left to gain from another round."""
+
+NEARLY = 1 - (1 - FULL_PRECISION_SHARE) / 2
+"""The part of a limit that is aimed at between two plans: a little less, so that rounding does not miss it."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def allocate(profile: Profile, budgets: Budgets, settings: Settings | None = Non
         UsageError: a time is bounded without latencies.
     """
     settings = settings or Settings()
-    found = _allocate(profile, budgets, settings)
+    best = found = _allocate(profile, budgets, settings)
     for _ in range(PRICE_ROUNDS if terms_of(budgets, settings).latencies else 0):
         assert settings.latencies is not None
         priced = settings.latencies.reading(found.plan.schemes)
@@ -142,7 +146,8 @@ def allocate(profile: Profile, budgets: Budgets, settings: Settings | None = Non
             break
         settings = replace(settings, latencies=priced)
         found = _allocate(profile, budgets, settings)
-    return found
+        best = min(best, found, key=lambda plan: plan.value)
+    return best
 
 
 def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocation:
@@ -156,6 +161,7 @@ def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocat
     objective = RESOURCES.index(budgets.objective)
     method: Method = "exact" if settings.grain == "matrix" else "columns"
     aim = dict(limits)
+    seen: dict[int, list[Seen]] = {resource: [] for resource in limits}
     best: tuple[Solution, dict[str, Scheme], int] | None = None
     for _ in range(EXACT_ROUNDS):
         found = solve(problem, objective, aim, method)
@@ -171,7 +177,9 @@ def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocat
             best = (found, schemes, stored)
         if not missed and max(whole[r] / limit for r, limit in limits.items()) >= FULL_PRECISION_SHARE:
             break
-        changed = {r: _aim(r, limit, whole[r], float(found.vertex.uses[r])) for r, limit in limits.items()}
+        for resource in limits:
+            seen[resource].append(Seen(float(found.vertex.uses[resource]), whole[resource]))
+        changed = {resource: next_aim(resource, limit, seen[resource]) for resource, limit in limits.items()}
         if changed == aim:
             break
         aim = changed
@@ -180,8 +188,26 @@ def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocat
     return _allocation(profile, budgets, settings, problem, choices, *best)
 
 
-def _aim(resource: int, limit: float, whole: float, added: float) -> float:
-    """What the choices may add up to, so that the whole meets a limit: headers are added to bytes, times are scaled."""
+class Seen(NamedTuple):
+    """What the choices of a plan added up to, and what the whole plan uses."""
+
+    added: float
+    whole: float
+
+
+def next_aim(resource: int, limit: float, seen: Sequence[Seen]) -> float:
+    """What choices may add up to, so that the whole meets a limit.
+
+    Between the plans that came closest to it from both sides, if there are two: how much longer a whole step takes than
+    its parts depends on how much it reads. Else by what the last plan tells: headers are added to bytes, times are
+    scaled.
+    """
+    below = max((plan for plan in seen if plan.whole <= limit), key=lambda plan: plan.whole, default=None)
+    above = min((plan for plan in seen if plan.whole > limit), key=lambda plan: plan.whole, default=None)
+    if below is not None and above is not None and below.added < above.added:
+        share = (limit * NEARLY - below.whole) / (above.whole - below.whole)
+        return below.added + max(share, 0.0) * (above.added - below.added)
+    added, whole = seen[-1]
     return limit * added / whole if RESOURCES[resource].endswith("_ms") else limit - (whole - added)
 
 

@@ -56,7 +56,8 @@ class Laboratory:
     @classmethod
     def of(cls, desk: Desk, digest: str, profile: Profile) -> Laboratory:
         """Where the plans of a desk are compiled as one of its profiles was made."""
-        calibrates = desk.quantizer != "rtn"
+        # What was put in order stays so whatever makes the codes: runs of rows are of that order.
+        calibrates = desk.quantizer != "rtn" or bool(profile.header.reordered)
         return cls(
             desk.request,
             desk.folder,
@@ -139,7 +140,7 @@ class Laboratory:
         if folder.exists():
             Artifact.open(folder)
             return folder
-        calibrates = self.quantizer != "rtn"
+        calibrates = self.quantizer != "rtn" or self.reorder
         options = Options(
             plan=cell.plan,
             quantizer=self.quantizer,

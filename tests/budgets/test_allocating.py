@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from bitwright import pipeline
-from bitwright.allocation import Budgets
-from bitwright.budgets.allocating import Settings, allocate, site_choices
+from bitwright.allocation import RESOURCES, Budgets
+from bitwright.budgets.allocating import Seen, Settings, allocate, next_aim, site_choices
 from bitwright.budgets.profile_options import ProfileOptions
 from bitwright.budgets.profiling import profile_model
 from bitwright.errors import InfeasibleError, InputError, UnsupportedError, UsageError
@@ -242,6 +242,39 @@ def test_a_bound_on_time_holds_and_uses_16_bits_where_they_pay(profile: Profile)
     assert 1.58 < tight.predicted["decode_ms"] <= 1.6 < loose.predicted["decode_ms"]
     assert "decode_ms" in tight.binding and "bytes" in loose.binding
     assert any("a16" in str(scheme) for scheme in loose.plan.schemes.values())
+
+
+@dataclass(frozen=True)
+class Cached(Bandwidth):
+    """What a plan reads beyond a cache takes four times as long: times of wholes are no multiple of their parts'."""
+
+    cached: float = 1.0
+
+    def step(self, schemes: Mapping[str, Scheme]) -> float:
+        added = sum(self.decode(site, schemes[site.name]) for site in self.sites)
+        return self.decode_fixed + added + 3 * max(0.0, added - self.cached)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_bound_on_time_is_used_up_where_times_are_not_additive(profile: Profile, share: float) -> None:
+    plain = Bandwidth(profile.header.sites)
+    ends = (
+        allocate(profile, Budgets(max_bytes=budget(profile, part)), Settings(latencies=plain)) for part in (0.1, 0.9)
+    )
+    least, most = (sum(plain.decode(site, end.plan.schemes[site.name]) for site in plain.sites) for end in ends)
+    latencies = Cached(profile.header.sites, cached=(least + most) / 2)
+    fastest, slowest = latencies.decode_fixed + least, latencies.decode_fixed + most + 3 * (most - least) / 2
+    bound = fastest + share * (slowest - fastest)
+    found = allocate(profile, Budgets(max_decode_ms=bound), Settings(latencies=latencies))
+    assert 0.97 * bound < found.predicted["decode_ms"] <= bound
+
+
+def test_between_two_plans_the_next_aim_lies_between_them() -> None:
+    decode = RESOURCES.index("decode_ms")
+    assert next_aim(decode, 2.0, [Seen(2.0, 2.6)]) == pytest.approx(2.0 * 2.0 / 2.6)
+    assert next_aim(RESOURCES.index("bytes"), 100.0, [Seen(90.0, 104.0)]) == 86.0
+    aim = next_aim(decode, 2.0, [Seen(2.0, 2.6), Seen(1.5, 1.75), Seen(1.7, 2.3)])
+    assert 1.5 < aim < 1.7 and aim == pytest.approx(1.5 + 0.2 * 0.25 / 0.55, abs=1e-3)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Does a plan belong to its target? Plans for several targets within the same bytes, each compiled for all of them.
 
-    python -m benchmarks.targets MODEL PROFILE --max-bytes 60MB,78MB --latencies T1.json --latencies T2.json -o DIR
+    python -m benchmarks.targets MODEL PROFILE --max-bytes 60MB,78MB --latencies T1.json --latencies T2.json \\
+        --calibration TEXT -o DIR
 
 ``bitwright latency --target TARGET -o FILE`` makes the tables; this machine must run the code of every target. A plan
 is the fastest to decode at no more than 1.1 times the least predicted divergence (``bitwright study``). Artifacts are
@@ -136,6 +137,9 @@ def main(
     latencies: Annotated[list[Path], typer.Option(help="Table of a target; once for each.")],
     targets: Annotated[str, typer.Option(help="Targets, with commas.")] = "native,avx2",
     strategy: Annotated[str, typer.Option(help="fastest, or fastest-matrix, which compiles sooner.")] = "fastest",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Text that the profile was calibrated on; needed if it was on a text.")
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of all artifacts in turns.")] = 9,
     threads: Annotated[int | None, typer.Option("--threads", "-t")] = None,
     compile_only: Annotated[bool, typer.Option(help="Stop before anything is timed.")] = False,
@@ -148,6 +152,7 @@ def main(
         targets=tuple(targets.split(",")),
         profiles=(profile,),
         latencies=tuple(latencies),
+        calibration=calibration,
         stages=("speed",),
         keep=True,
     )

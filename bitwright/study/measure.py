@@ -55,9 +55,18 @@ class Laboratory:
 
     @classmethod
     def of(cls, desk: Desk, digest: str, profile: Profile) -> Laboratory:
-        """Where the plans of a desk are compiled as one of its profiles was made."""
-        # What was put in order stays so whatever makes the codes: runs of rows are of that order.
-        calibrates = desk.quantizer != "rtn" or bool(profile.header.reordered)
+        """Where the plans of a desk are compiled as one of its profiles was made.
+
+        Raises:
+            UsageError: that is not possible with the quantizer that the study names.
+        """
+        calibrates = desk.quantizer != "rtn"
+        if profile.header.reordered and not calibrates:
+            raise UsageError(
+                "the profile is of units in order, which takes calibration",
+                where=f"--quantizer {desk.quantizer}, {profile.folder}",
+                remedy="leave --quantizer out, or use a profile without --reorder",
+            )
         return cls(
             desk.request,
             desk.folder,
@@ -140,7 +149,7 @@ class Laboratory:
         if folder.exists():
             Artifact.open(folder)
             return folder
-        calibrates = self.quantizer != "rtn" or self.reorder
+        calibrates = self.quantizer != "rtn"
         options = Options(
             plan=cell.plan,
             quantizer=self.quantizer,

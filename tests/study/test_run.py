@@ -103,7 +103,7 @@ def test_the_report_holds_the_same_rows_in_every_form(studied: tuple[Path, Repor
 
 def test_a_profile_in_order_is_not_studied_without_calibration(tmp_path: Path, model: Path, text: Path) -> None:
     options = ProfileOptions(
-        schemes=("u3g32", "u8g32"), quantizer="rtn", calibration=text, tokens=256, reorder=True, weigh_tokens=True
+        schemes=("u3g32", "u8g32"), quantizer="gptq", calibration=text, tokens=256, reorder=True, weigh_tokens=True
     )
     assert profile_model(model, tmp_path / "p", options).header.reordered
     wanted = request(model, None, tmp_path / "p", BUDGET, strategies=("tile",), stages=("speed",))

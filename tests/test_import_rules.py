@@ -70,6 +70,8 @@ class Module:
         _, *rest = self.name.split(".")
         if rest and rest[0] in PARTS:
             return rest[0]
+        if rest == ["__main__"]:
+            return "cli"
         return "wiring" if (rest[0] if rest else "__init__") in WIRING else "core"
 
     def loaded(self) -> Iterator[Import]:

@@ -233,7 +233,7 @@ class Profile:
                 raise InputError(
                     "the folder holds a profile of something else",
                     where=f"{folder}: {', '.join(differing)}",
-                    limit="instruction set, schemes, metric, quantizer, calibration: all must be the same to go on",
+                    limit="to go on, model, instruction set, schemes, metric, quantizer and calibration are the same",
                     remedy="choose another folder or remove this one",
                 )
             return cls(folder, old)

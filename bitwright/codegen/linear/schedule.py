@@ -21,7 +21,9 @@ _ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 _COLUMNS = (1, 2, 3, 4)
 _DEPTH = (192, 288, 576, 1024, 2048, 4096)
 _DISTANCE = {1: 8192, 2: 2048}
+"""Bytes ahead in the stream of codes that prefetches ask for, by the level of the cache that they go to."""
 _DISTANCE_OF_BITS = {(1, 8): 0, (2, 5): 16384, (2, 8): 8192}
+"""Of widths that want another, by level and bits."""
 _LOOKUP_GROUP = 32  # longer groups have fewer products of scales than a table costs
 
 

@@ -49,7 +49,7 @@ def profile_step(
     if not 1 <= tokens <= chunk:
         raise UsageError(f"{tokens} tokens cannot be profiled", limit=f"1 to {chunk}, the chunk of this artifact")
     ids = np.random.default_rng(_SEED).integers(0, session.vocab, depth + tokens)
-    if session.position != depth:  # else what is there will do: time does not depend on it
+    if session.position != depth:  # else the tokens that are there will do
         session.reset()
         if depth:
             session.prefill(ids[:depth])

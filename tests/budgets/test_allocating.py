@@ -144,8 +144,17 @@ def test_tables_have_more_candidates_unless_schemes_are_named() -> None:
 
 def test_a_folder_of_another_profile_is_refused(model: ImportedModel, profile: Profile) -> None:
     other = replace(options(profile.folder), metric="output_mse")
-    with pytest.raises(InputError, match="the folder holds a profile of something else"):
+    with pytest.raises(InputError, match="the folder holds a profile of something else") as caught:
         profile_model(model, profile.folder, other)
+    assert "metric" in str(caught.value.where) and "quantizer" not in str(caught.value.where)
+    Profile.begin(profile.folder, profile.header)
+    with pytest.raises(InputError, match="something else"):
+        Profile.begin(profile.folder, replace(profile.header, isa="another"))
+
+
+def test_a_profile_goes_on_with_another_number_of_cores(profile: Profile) -> None:
+    moved = replace(profile.header, target="another", cores=profile.header.cores + 1)
+    assert Profile.begin(profile.folder, moved).header == profile.header
 
 
 @pytest.mark.parametrize("grain", ["tile", "matrix"])
@@ -266,6 +275,7 @@ def test_a_bound_on_time_is_used_up_where_times_are_not_additive(profile: Profil
     fastest, slowest = latencies.decode_fixed + least, latencies.decode_fixed + most + 3 * (most - least) / 2
     bound = fastest + share * (slowest - fastest)
     found = allocate(profile, Budgets(max_decode_ms=bound), Settings(latencies=latencies))
+    # Tiles of so small a model are steps of 2 %.
     assert 0.97 * bound < found.predicted["decode_ms"] <= bound
 
 

@@ -53,6 +53,11 @@ def test_importing_the_package_imports_nothing_slow() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "bitwright", "--help"], capture_output=True, cwd=ROOT, check=True)
+    assert b"Usage: bitwright " in done.stdout
+
+
 def test_the_version_is_the_one_of_the_project_file(capsys: Any) -> None:
     assert f'version = "{bitwright.__version__}"' in (ROOT / "pyproject.toml").read_text()
     assert main.run(["--version"]) == 0

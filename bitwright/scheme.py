@@ -44,9 +44,10 @@ CODEBOOK_BYTES = 64
 _WEIGHT = re.compile(r"(?P<kind>[uc])(?P<bits>\d+)(?:g(?P<group>\d+)|(?P<row>row))(?P<zero>z?)|f(?P<float>\d+)")
 _ACTIVATION = re.compile(r"a(?P<bits>\d+)")
 _CACHE = re.compile(
-    r"(?P<tensor>[kv])(?P<bits>\d+)(?:-(?P<low>\d+))?(?:(?:g(?P<group>\d+)|(?P<row>row))(?P<mapped>m?))?"
+    r"(?P<tensor>[kv])(?P<bits>\d+)(?:-(?P<low>\d+))?(?:(?:g(?P<group>\d+)|(?P<row>row))(?P<mapped>m?)(?:r(?P<recent>\d+))?)?"
 )
 CACHE_GROUPS = (16, 32, 64, 128)
+CACHE_RUNS = (32, 64, 128)
 
 _EXAMPLES = "u4g32a8, u4g32za16, u3g64a8, u8rowa8, c4g32a8, f16, f32"
 
@@ -236,6 +237,8 @@ class CacheScheme:
             are quantized (``keymap.py``). Of keys the first token, which many heads attend to most, is kept in half
             precision too. What maps values is undone behind the attention.
         low: keys mapped as whole heads only: bits of the half of the elements that varies less; 0: all have ``bits``.
+        recent: packed caches only. A token sees those of its own run of so many tokens (positions with the same
+            quotient) in half precision, and packed ones before it; 0: all packed. They lie in a ring beside the others.
     """
 
     tensor: Literal["k", "v"]
@@ -243,10 +246,13 @@ class CacheScheme:
     group: int = 0
     mapped: bool = False
     low: int = 0
+    recent: int = 0
 
     def __post_init__(self) -> None:
         known = (self.bits in BITS and self.group in (0, *CACHE_GROUPS)) or (self.bits in (16, 32) and not self.group)
-        if self.mapped and self.is_float:
+        if (self.mapped or self.recent) and self.is_float:
+            known = False
+        if self.recent not in (0, *CACHE_RUNS):
             known = False
         if self.low:
             known = known and self.low in BITS and self.low < self.bits and self.tensor == "k" and self.mapped
@@ -262,14 +268,16 @@ class CacheScheme:
         if match["row"] is None and match["group"] is not None and int(match["group"]) == 0:
             raise _no_cache_scheme(text)
         tensor: Literal["k", "v"] = "k" if match["tensor"] == "k" else "v"
-        return cls(tensor, int(match["bits"]), int(match["group"] or 0), bool(match["mapped"]), int(match["low"] or 0))
+        bits, group, low, recent = (int(match[part] or 0) for part in ("bits", "group", "low", "recent"))
+        return cls(tensor, bits, group, bool(match["mapped"]), low, recent)
 
     @property
     def name(self) -> str:
         if self.bits in (16, 32):
             return f"{self.tensor}{self.bits}"
         width = f"{self.bits}-{self.low}" if self.low else str(self.bits)
-        return f"{self.tensor}{width}{f'g{self.group}' if self.group else 'row'}{'m' if self.mapped else ''}"
+        group = f"g{self.group}" if self.group else "row"
+        return f"{self.tensor}{width}{group}{'m' if self.mapped else ''}{f'r{self.recent}' if self.recent else ''}"
 
     def __str__(self) -> str:
         return self.name
@@ -294,8 +302,12 @@ class CacheScheme:
         return heads * (codes + self.groups(head_dim) * AFFINE_BYTES)
 
     def fixed_bytes(self, heads: int, head_dim: int) -> int:
-        """Bytes beside those of the tokens: the exact first token of mapped keys."""
-        return heads * head_dim * 2 if self.keeps_first else 0
+        """Bytes beside those of the tokens: the exact first token of mapped keys, and the recent tokens."""
+        return heads * head_dim * 2 * (int(self.keeps_first) + self.recent)
+
+    def bytes_at(self, heads: int, head_dim: int, context: int) -> int:
+        """Exact bytes of a cache that has room for ``context`` tokens; 0 if that is none."""
+        return self.fixed_bytes(heads, head_dim) + context * self.bytes_per_token(heads, head_dim) if context else 0
 
     @property
     def keeps_first(self) -> bool:
@@ -307,7 +319,8 @@ def _no_cache_scheme(text: str) -> UsageError:
     widths, groups = ", ".join(map(str, BITS)), ", ".join(map(str, CACHE_GROUPS))
     return UsageError(
         f"'{text}' is not a cache scheme",
-        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row, and m for mapped; "
+        limit=f"k or v, then 16 or 32, or {widths} bits with g and {groups}, or with row, and m for mapped, and r and "
+        f"{', '.join(map(str, CACHE_RUNS))} for recent tokens kept exact; "
         "for keys also two widths, the larger first, with rowm",
-        remedy="use a name such as k16, k8g32, k4rowm, k5-3rowm, v4g32 or v4row",
+        remedy="use a name such as k16, k8g32, k4rowm, k5-3rowm, v4g32, v4row or v4rowmr32",
     )

@@ -66,6 +66,14 @@ class CacheSpec:
                     limit=why or "schemes of keys begin with k, of values with v",
                     remedy="use another group size, row, or 16 bits",
                 )
+        runs = {scheme.recent for scheme in (self.key, self.value) if not scheme.is_float}
+        if len(runs) > 1:
+            raise UnsupportedError(
+                f"keys stored as {self.key} with values stored as {self.value}",
+                where="cache spec",
+                limit="keys and values of a layer keep equally many recent tokens",
+                remedy=f"end both names in r{max(runs)}, or neither",
+            )
 
     @property
     def packed_keys(self) -> PackedCache | None:
@@ -80,6 +88,11 @@ class CacheSpec:
     @property
     def is_float(self) -> bool:
         return self.key.is_float and self.value.is_float
+
+    @property
+    def recent(self) -> int:
+        """Tokens of a run whose members see each other unpacked; 0 for none."""
+        return max(self.key.recent, self.value.recent)
 
     @property
     def keys(self) -> TensorSpec:
@@ -99,6 +112,11 @@ class CacheSpec:
         return self.key.bytes_per_token(self.kv_heads, self.head_dim) + self.value.bytes_per_token(
             self.kv_heads, self.value_dim
         )
+
+    def sources(self, key: Columns | None, value: Columns | None) -> tuple[Columns, Columns]:
+        """``key`` and ``value``, columns that hold k and v, or where None all columns of a matrix."""
+        widths = self.kv_heads * self.head_dim, self.kv_heads * self.value_dim
+        return key or Columns.all(widths[0]), value or Columns.all(widths[1])
 
     @property
     def name(self) -> str:
@@ -135,8 +153,7 @@ class AppendSpec:
     @property
     def sources(self) -> tuple[Columns, Columns]:
         """The columns that k and v are of their matrices."""
-        widths = self.cache.kv_heads * self.cache.head_dim, self.cache.kv_heads * self.cache.value_dim
-        return self.key_source or Columns.all(widths[0]), self.value_source or Columns.all(widths[1])
+        return self.cache.sources(self.key_source, self.value_source)
 
 
 def append_team_kernel(spec: AppendSpec) -> TeamKernel:
@@ -147,7 +164,7 @@ def append_team_kernel(spec: AppendSpec) -> TeamKernel:
         from bitwright.codegen.builder import loop
 
         with loop(cache.kv_heads) as head:
-            _append(spec, buffers, 0, head)
+            _append(spec, buffers, 0, 1, head)
 
     return TeamKernel(
         spec.name,
@@ -187,15 +204,15 @@ def build_cache_append(spec: AppendSpec) -> Any:
 
         def row(i: Any) -> None:
             with loop(cache.kv_heads) as head:
-                _append(spec, buffers, i, head)
+                _append(spec, buffers, i, n, head)
 
         def of_head(head: Any) -> None:
             with loop(n) as i:
-                _append(spec, buffers, i, head)
+                _append(spec, buffers, i, n, head)
 
-        if cache.value.is_float:
+        if cache.value.is_float and not cache.recent:
             for_rows(n, width, row)
-        else:  # tokens of packed values share bytes: threads must not share a head
+        else:  # tokens of packed values share bytes, recent ones places of a ring: threads must not share a head
             with T.If(n * T.int64(width) >= T.int64(PARALLEL_ELEMENTS)):
                 with T.Then(), loop(cache.kv_heads, "parallel") as head:
                     of_head(head)
@@ -204,8 +221,8 @@ def build_cache_append(spec: AppendSpec) -> Any:
     return k.func
 
 
-def _append(spec: AppendSpec, buffers: Mapping[str, Any], i: Any, head: Any) -> None:
-    """Write row ``i`` of k and v, one head of it, to position pos + i."""
+def _append(spec: AppendSpec, buffers: Mapping[str, Any], i: Any, n: Any, head: Any) -> None:
+    """Write row ``i`` of the ``n`` rows of k and v, one head of it, to position pos + i."""
     from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
     from bitwright.codegen.builder import load, loop
@@ -213,7 +230,7 @@ def _append(spec: AppendSpec, buffers: Mapping[str, Any], i: Any, head: Any) -> 
     from bitwright.codegen.vectormath import for_spans, store_float
 
     cache, keys, values = spec.cache, buffers["k"], buffers["v"]
-    at = T.Bind(buffers["pos"] + i)
+    at, last = T.Bind(buffers["pos"] + i), buffers["pos"] + (n - 1)
     first_key, first_value = (source.first for source in spec.sources)
 
     def value(offset: Any, lanes: int) -> Any:
@@ -224,14 +241,14 @@ def _append(spec: AppendSpec, buffers: Mapping[str, Any], i: Any, head: Any) -> 
         def key(offset: Any, lanes: int) -> Any:
             return load(keys, [i, first_key + head * cache.head_dim + offset], lanes)
 
-        write_token(cache.packed_keys, buffers["k_cache"], key, head, at, spec.lanes)
+        write_token(cache.packed_keys, buffers["k_cache"], key, head, at, last, spec.lanes)
     else:
         block, lane = T.Bind(T.floordiv(at, T.int64(BLOCK))), T.Bind(T.floormod(at, T.int64(BLOCK)))
         with loop(cache.head_dim) as d:
             element = keys[i, first_key + head * cache.head_dim + d]
             T.buffer_store(buffers["k_cache"], T.cast(element, cache.keys.dtype), [head, block, d, lane])
     if cache.packed_values is not None:
-        write_token(cache.packed_values, buffers["v_cache"], value, head, at, spec.lanes)
+        write_token(cache.packed_values, buffers["v_cache"], value, head, at, last, spec.lanes)
     else:
 
         def copy(offset: Any, lanes: int) -> None:

@@ -1,7 +1,9 @@
 """Where each number of a packed key or value cache lies in memory.
 
 A packed cache is ``u8[kv_heads, head_bytes]``. A head is a row of *blocks*, and last, on whole cache lines, where the
-scheme keeps the first token exact, its elements as ``f16[width]``. A block holds 32 tokens: their codes, then a
+scheme keeps the first token exact, its elements as ``f16[width]``, and where it keeps a run of R recent tokens exact,
+a ring of them as float caches have them: keys ``f16[R / 16, width, 16]``, values ``f16[R, width]``, the token at
+position p in place p mod R. A block holds 32 tokens: their codes, then a
 scale and a zero point each, ``u16[groups, 32]``: one stream (codes apart from scales, which would keep every line of
 codes aligned, was measured to be 10 % slower from DRAM).
 
@@ -187,7 +189,7 @@ class PackedCache:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return (self.heads, self.exact_at + _whole_lines(2 * self.width * self.exact_tokens))
+        return (self.heads, self.recent_at + _whole_lines(2 * self.width * self.scheme.recent))
 
     @property
     def block_bytes(self) -> int:
@@ -203,9 +205,22 @@ class PackedCache:
 
     @property
     def exact_at(self) -> int:
-        """Byte of a head where the exact first token begins: blocks end anywhere where there is none."""
+        """Byte of a head where exact tokens begin: blocks end anywhere where there are none."""
         size = self.blocks * self.block_bytes
-        return _whole_lines(size) if self.exact_tokens else size
+        return _whole_lines(size) if self.exact_tokens or self.scheme.recent else size
+
+    @property
+    def recent_at(self) -> int:
+        """Byte of a head where the ring of recent tokens begins."""
+        return self.exact_at + _whole_lines(2 * self.width * self.exact_tokens)
+
+    def recent_key_at(self, block: Any, element: Any, lane: Any) -> Any:
+        """Byte of a head where an element of place 16 * ``block`` + ``lane`` of the ring lies, beside other places'."""
+        return self.recent_at + ((block * self.width + element) * ROWS + lane) * 2
+
+    def recent_value_at(self, token: Any, element: Any) -> Any:
+        """Byte of a head where an element of token ``token`` of the ring lies: elements are neighbours."""
+        return self.recent_at + (token * self.width + element) * 2
 
 
 def _whole_lines(size: int) -> int:

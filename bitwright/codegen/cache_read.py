@@ -96,8 +96,18 @@ class PackedHead:
 
     def exact(self, element: Any, lanes: int) -> Any:
         """f32 x lanes: elements ``element`` ... of the exact first token."""
-        place = [self.head, self.layout.exact_at + element * 2]
-        half = T.reinterpret(load(self.buffer, place, 2 * lanes), dtype=vector("float16", lanes))
+        return self._halves(self.layout.exact_at + element * 2, lanes)
+
+    def recent_key(self, block: Any, element: Any, lane: Any, lanes: int) -> Any:
+        """f32 x lanes: an element of tokens 16 * ``block`` + ``lane`` ... of the ring."""
+        return self._halves(self.layout.recent_key_at(block, element, lane), lanes)
+
+    def recent_value(self, token: Any, element: Any, lanes: int) -> Any:
+        """f32 x lanes: elements ``element`` ... of token ``token`` of the ring."""
+        return self._halves(self.layout.recent_value_at(token, element), lanes)
+
+    def _halves(self, at: Any, lanes: int) -> Any:
+        half = T.reinterpret(load(self.buffer, [self.head, at], 2 * lanes), dtype=vector("float16", lanes))
         return T.cast(half, vector("float32", lanes))
 
     def _top(self, group: Any) -> int:

@@ -30,9 +30,12 @@ from bitwright.scheme import AFFINE_BYTES
 
 
 def write_token(
-    layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, at: Any, lanes: int
+    layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, at: Any, last: Any, lanes: int
 ) -> None:
-    """Store a token at position ``at`` of ``head``; ``source(offset, lanes)`` gives float32 lanes of its elements."""
+    """Store a token at position ``at`` of ``head``; ``source(offset, lanes)`` gives float32 lanes of its elements.
+
+    ``last``: the position of the last token that is stored with it, whose run is what the ring of recent ones keeps.
+    """
     block, token = T.Bind(T.floordiv(at, T.int64(TOKENS))), T.Bind(T.floormod(at, T.int64(TOKENS)))
     keys = layout.scheme.tensor == "k"
     codes = stack((-(-layout.width // INPUT_MULTIPLE) * INPUT_MULTIPLE,), "uint8")
@@ -43,6 +46,10 @@ def write_token(
     if layout.exact_tokens:
         with T.If(at == 0), T.Then():
             _write_exact(layout, cache, source, head, lanes)
+    if layout.scheme.recent:
+        run = T.int64(layout.scheme.recent)
+        with T.If(T.floordiv(at, run) == T.floordiv(last, run)), T.Then():
+            _write_recent(layout, cache, source, head, T.Bind(T.floormod(at, run)), lanes)
     if keys:
         for number, part in enumerate(layout.parts):
             _write_keys(part, cache, codes, number * part.width, head, block, token)
@@ -52,11 +59,31 @@ def write_token(
 
 def _write_exact(layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, lanes: int) -> None:
     with loop(layout.width // lanes) as step:
-        limit = splat(LARGEST_HALF, lanes)
-        value = T.max(T.min(source(step * lanes, lanes), limit), splat(-LARGEST_HALF, lanes))
-        half = hold(T.cast(value, vector("float16", lanes)))
-        place = [head, layout.exact_at + step * (2 * lanes)]
-        store(cache, T.reinterpret(half, dtype=vector("uint8", 2 * lanes)), place, 2 * lanes)
+        _store_halves(cache, source(step * lanes, lanes), [head, layout.exact_at + step * (2 * lanes)], lanes)
+
+
+def _write_recent(
+    layout: PackedCache, cache: Any, source: Callable[[Any, int], Any], head: Any, place: Any, lanes: int
+) -> None:
+    """Store a token's elements at a place of the ring; those of keys lie apart."""
+    if layout.scheme.tensor == "k":
+        block, lane = T.Bind(T.floordiv(place, T.int64(ROWS))), T.Bind(T.floormod(place, T.int64(ROWS)))
+        with loop(layout.width) as d:
+            _store_halves(cache, source(d, 1), [head, layout.recent_key_at(block, d, lane)], 1)
+        return
+    with loop(layout.width // lanes) as step:
+        at = layout.recent_value_at(place, step * lanes)
+        _store_halves(cache, source(step * lanes, lanes), [head, at], lanes)
+
+
+def _store_halves(cache: Any, value: Any, at: list[Any], lanes: int) -> None:
+    half = hold(T.cast(within_halves(value, lanes), vector("float16", lanes)))
+    store(cache, T.reinterpret(half, dtype=vector("uint8", 2 * lanes)), at, 2 * lanes)
+
+
+def within_halves(value: Any, lanes: int) -> Any:
+    """float32 lanes, cut off where halves end."""
+    return T.max(T.min(value, splat(LARGEST_HALF, lanes)), splat(-LARGEST_HALF, lanes))
 
 
 def _quantize_group(layout: PackedCache, source: Callable[[Any, int], Any], codes: Any, group: Any, lanes: int) -> Any:

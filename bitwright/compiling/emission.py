@@ -89,6 +89,7 @@ def write(
             token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
+            recent_run=recent_run(plan),
             macs_per_token=program.prefill_macs[0],
             macs_per_chunk=program.prefill_macs[1],
             peak=_peak_record(target),
@@ -225,6 +226,11 @@ def cache_bytes_per_token(program: Program, plan: Plan) -> int:
         if isinstance(scheme, CacheScheme):
             total += scheme.bytes_per_token(*site.shape)
     return total
+
+
+def recent_run(plan: Plan) -> int:
+    """Tokens of the longest run that a cache keeps exact; 0: none does."""
+    return max((s.recent for s in plan.schemes.values() if isinstance(s, CacheScheme)), default=0)
 
 
 def _state(program: Program, plan: Plan) -> Iterator[tuple[str, tuple[int, ...], str]]:

@@ -225,8 +225,11 @@ def _attention(at: Lowering) -> Any:
         at.isa,
         at.threads,
     )
+    if spec.reads_rows:
+        spec = replace(spec, key_source=key_source, value_source=value_source)
     build = attention_team_kernel if at.rows else build_attention
-    return at.emit(at.kernel(spec, lambda: build(spec)), [q, *caches, start])
+    rows = [k, v] if spec.reads_rows else []
+    return at.emit(at.kernel(spec, lambda: build(spec)), [q, *caches, *rows, start])
 
 
 def _attention_full(at: Lowering) -> Any:

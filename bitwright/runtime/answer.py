@@ -113,8 +113,9 @@ class SessionFeeder:
         """
         kept = self._kept(tokens)
         # At least the last token is fed again: its logits are needed.
-        shared = self._session.cache.shared(kept[:-1])
-        self._session.rewind(shared)
+        cache = self._session.cache
+        cache.rewind(cache.shared(kept[:-1]))
+        shared = len(cache)
         return Prediction(self._session.prefill(kept[shared:])), shared
 
     def decode(self, number: int) -> Prediction | None:

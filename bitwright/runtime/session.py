@@ -133,10 +133,14 @@ class Session:
     def rewind(self, position: int) -> None:
         """Forget the tokens from ``position`` on.
 
+        Where caches keep recent tokens exact, fewer than a run of those before it may be read again.
+
         Raises:
             UsageError: the cache holds fewer tokens.
         """
-        self.cache.rewind(position)
+        again = self.cache.rewind(position)
+        if again:
+            self.prefill(again)
 
     def save_cache(self, path: str | Path) -> None:
         """Write the cache and the tokens it holds to a file, whole or not at all.
@@ -165,10 +169,12 @@ class Session:
         self.cache.need_room(len(tokens))
         chunk = self.manifest.interface.prefill_chunk
         logits: np.ndarray | None = None
-        for start in range(0, len(tokens), chunk):
-            part = tokens[start : start + chunk]
+        start = 0
+        while start < len(tokens):
+            part = tokens[start : start + self.cache.piece(len(tokens) - start, chunk)]
             logits = self.module.step("decode" if len(part) == 1 else "prefill", part, self.position)[0]
             self.cache.append(part)
+            start += len(part)
         assert logits is not None
         return logits
 
@@ -232,10 +238,12 @@ class Session:
         if self.position < first:
             self.prefill(tokens[self.position : first])
         chunk = self.manifest.interface.prefill_chunk
-        for start in range(first, len(tokens), chunk):
-            part = tokens[start : start + chunk]
+        start = first
+        while start < len(tokens):
+            part = tokens[start : start + self.cache.piece(len(tokens) - start, chunk)]
             piece = self.module.step("score", part, self.position)
             self.cache.append(part)
+            start += len(part)
             yield piece
 
     def encode(

@@ -21,6 +21,8 @@ class TokenCache:
     def __init__(self, manifest: Manifest, state: Mapping[str, np.ndarray]) -> None:
         self._manifest, self._state = manifest, state
         self._tokens: list[int] = []
+        # Caches that keep recent tokens do so in a ring: it holds those of one run, by its number.
+        self._run, self._held_run = manifest.interface.recent_run, 0
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -37,16 +39,30 @@ class TokenCache:
     def append(self, tokens: Sequence[int]) -> None:
         """Note tokens whose keys and values were just written."""
         self._tokens.extend(tokens)
+        if self._run and self._tokens:
+            self._held_run = (len(self) - 1) // self._run
 
-    def rewind(self, position: int) -> None:
-        """Forget the tokens from ``position`` on.
+    def rewind(self, position: int) -> list[int]:
+        """Forget the tokens from ``position`` on, and those before it that have to be read again; returns the latter.
+
+        There are fewer than a run of them, and none unless later tokens took the places of their run's.
 
         Raises:
             UsageError: there are fewer tokens.
         """
         if not 0 <= position <= len(self):
             raise UsageError(f"cannot rewind to token {position}", limit=f"the cache holds {len(self)} tokens")
-        del self._tokens[position:]
+        first = position
+        if self._run and position // self._run != self._held_run:
+            first -= position % self._run
+        again = self._tokens[first:position]
+        del self._tokens[first:]
+        return again
+
+    def piece(self, count: int, chunk: int) -> int:
+        """How many of ``count`` new tokens one call may append: ``chunk``, and what begins in a run ends in it."""
+        room = self._run - len(self) % self._run if self._run else 0
+        return min(count, chunk, room if self._run and room < self._run else count)
 
     def shared(self, tokens: Sequence[int]) -> int:
         """How many tokens at the beginning of ``tokens`` are here."""
@@ -71,6 +87,9 @@ class TokenCache:
             InputError: the file cannot be read, is damaged, or was saved by another artifact. All is as before.
         """
         self._tokens = read_cache(path, self._manifest, self._state)
+        if self._run:
+            # Inside a run the ring holds its tokens; at the beginning of one it may hold any.
+            self._held_run = len(self) // self._run if len(self) % self._run else -1
 
 
 def need_context(count: int, context: int) -> None:

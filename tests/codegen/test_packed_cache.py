@@ -100,6 +100,9 @@ def test_scales_reach_the_ends(bits: int, exponent: float, seed: int) -> None:
         ("k3g32", "v6g32"),
         ("k4rowm", "v2rowm"),
         ("k5-3rowm", "v16"),
+        ("k4rowmr32", "v3rowr32"),
+        ("k16", "v4rowmr64"),
+        ("k4g32r32", "v16"),
     ],
 )
 def test_appending_quantizes_in_place(key: str, value: str, rows: Any) -> None:
@@ -109,14 +112,16 @@ def test_appending_quantizes_in_place(key: str, value: str, rows: Any) -> None:
     rng = np.random.default_rng(3)
     stored = [rng.integers(0, 100, tensor.shape).astype(tensor.dtype) for tensor in (cache.keys, cache.values)]
     before = [tensor.copy() for tensor in stored]
+    layouts = (cache.packed_keys, cache.packed_values)
     pos = 0
     for n in (1,) * 5 if rows else (1, 1, 14, 17, 1, 46):  # across blocks of 16 and 32, to the last token
         new = (a[pos : pos + n].reshape(n, -1) for a in (k, v))
         stored = call(build_cache_append, spec, *new, *stored, pos, outputs=(2, 3))
         pos += n
-    for got, x, layout, old in zip(stored, (k, v), (cache.packed_keys, cache.packed_values), before, strict=True):
-        if layout is not None:
-            np.testing.assert_array_equal(got, packed_reference.pack(x[:pos], layout, old))
+        for index, (x, layout) in enumerate(zip((k, v), layouts, strict=True)):
+            if layout is not None:
+                before[index] = packed_reference.pack(x[:pos], layout, before[index])
+                np.testing.assert_array_equal(stored[index], before[index])
 
 
 def test_a_long_append_goes_parallel_and_writes_the_same() -> None:
@@ -140,31 +145,37 @@ def check(
     cache, rng = spec.cache, np.random.default_rng(seed)
     tokens = pos + n
     q = spread * rng.standard_normal((n, spec.heads, cache.head_dim)).astype("float32")
-    known, stored = [], []
+    known, stored, exact, rows = [], [], [], []
     for tensor, layout in ((cache.keys, cache.packed_keys), (cache.values, cache.packed_values)):
         x = rng.standard_normal((tokens, cache.kv_heads, cache.head_dim)).astype("float32")
+        rows.append(x[pos:].reshape(n, -1))
         if layout is None:
             x = x.astype(tensor.dtype)
+            exact.append(x)
             pack = reference.pack_keys if tensor.name == "k_cache" else reference.pack_values
             stored.append(pack(x, cache.capacity, tensor.dtype, np.nan))
         else:
             later = noise((cache.capacity, cache.kv_heads, layout.width), seed)
             filled = packed_reference.pack(1e3 * later, layout)
             stored.append(packed_reference.pack(x, layout, filled))
+            exact.append(packed_reference.halves(x))
             x = packed_reference.round_trip(x, layout)
         known.append(x)
     if spec.rows == 1 and cache.packed_keys is not None:
         q_seen = packed_reference.round_query(q, cache.packed_keys)
     else:
         q_seen = q
-    expected = reference.attention(q_seen, *known, scale=spec.scale, softcap=spec.softcap, window=spec.window)
+    recent = (q, *exact) if cache.recent else None
+    options: dict[str, Any] = {"scale": spec.scale, "softcap": spec.softcap, "window": spec.window}
+    expected = reference.attention(q_seen, *known, **options, recent=recent, run=cache.recent)
     y = empty(n, spec.heads * cache.value_dim)
-    (y,) = call(build_attention, spec, q.reshape(n, -1), *stored, pos, y, outputs=(4,))
+    rows = rows if spec.reads_rows else []
+    (y,) = call(build_attention, spec, q.reshape(n, -1), *stored, *rows, pos, y, outputs=(4 + len(rows),))
     if spec.rows is None and multiplies_integers(spec):
         assert_close(y, expected, WORDS)
         return
-    exact = spec.rows is None or cache.value.is_float
-    assert_close(y, expected, tolerance or (ATTENTION if exact else rounded_weights(cache.value.bits)))
+    floats = spec.rows is None or cache.value.is_float
+    assert_close(y, expected, tolerance or (ATTENTION if floats else rounded_weights(cache.value.bits)))
 
 
 def spec_of(heads: int, cache: CacheSpec, **options: Any) -> AttentionSpec:
@@ -226,6 +237,40 @@ def test_attention_of_every_instruction_set(isa: Isa, rows: Any) -> None:
         pytest.skip(f"this machine does not run {isa.name}")
     for key, value in (("k4g32", "v8g32"), ("k8g32", "v3g16"), ("k4rowm", "v4row"), ("k5-3rowm", "v4rowm")):
         check(spec_of(9, cache_of(key, value), isa=isa, rows=rows), 200, rows or 50)
+
+
+RECENT = [("k4rowmr32", "v4rowr32"), ("k16", "v3g32r64"), ("k5g32r128", "v16"), ("k2g32r128", "v8rowr128")]
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+@pytest.mark.parametrize(("key", "value"), RECENT)
+def test_a_token_sees_the_tokens_of_its_run_exactly(isa: Isa, key: str, value: str) -> None:
+    if not isa.runs_with(host_features()):
+        pytest.skip(f"this machine does not run {isa.name}")
+    spec = spec_of(9, cache_of(key, value), isa=isa, rows=1)
+    for pos in (0, 31, 32, 63, 200, 256, 335):
+        check(spec, pos, 1)
+    prompt = spec_of(9, cache_of(key, value), isa=isa)
+    for pos, n in ((0, 336), (0, 30), (128, 70), (130, 27), (256, 32)):  # what begins inside a run ends in it
+        check(prompt, pos, n)
+
+
+@pytest.mark.parametrize("rows", [1, None])
+@pytest.mark.parametrize("window", [5, 100])
+def test_recent_tokens_and_a_window(rows: Any, window: int) -> None:
+    spec = spec_of(6, cache_of("k4g32r32", "v4g32r32"), window=window, softcap=20.0, rows=rows)
+    for pos in (0, 31, 32, 96, 128, 224, 299):
+        check(spec, pos, rows or (36 if pos % 32 == 0 else 1))
+
+
+def test_recent_tokens_are_few_bytes_beside_the_others() -> None:
+    packed, kept = (cache_of("k4rowm" + run, "v4row" + run) for run in ("", "r64"))
+    assert kept.recent == 64 and kept.token_bytes == packed.token_bytes
+    for one, other, scheme in ((packed.keys, kept.keys, kept.key), (packed.values, kept.values, kept.value)):
+        assert other.shape[1] - one.shape[1] == 64 * WIDTH * 2
+        assert scheme.fixed_bytes(HEADS, WIDTH) == HEADS * WIDTH * 2 * (64 + (scheme.tensor == "k"))
+    with pytest.raises(UnsupportedError, match="keep equally many recent tokens"):
+        cache_of("k4rowr32", "v4rowr64")
 
 
 @settings(max_examples=40, deadline=None)

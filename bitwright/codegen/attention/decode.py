@@ -2,11 +2,13 @@
 
 The work is a line of (key/value head, chunk) pairs; each thread takes an equal run of it, so that any number of heads
 balances on any number of threads. A thread leaves (maximum, sum, output) per query head; then they are merged.
+Where a cache keeps recent tokens, they are the first chunk of their head, and packed ones end before them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
@@ -15,7 +17,8 @@ from bitwright.codegen.attention.block import Ahead, Keys, Range, Tile, ceildiv
 from bitwright.codegen.attention.decode_block import DecodeBlock
 from bitwright.codegen.attention.integer_keys import IntegerKeys
 from bitwright.codegen.attention.integer_values import IntegerValues
-from bitwright.codegen.attention.source import align_down
+from bitwright.codegen.attention.recent import cached_run, run_of
+from bitwright.codegen.attention.source import FloatKeys, FloatValues, align_down, joined
 from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.builder import Registers, load, loop, prefetch, store, vector
 from bitwright.codegen.cache import BLOCK, CacheSpec
@@ -23,7 +26,7 @@ from bitwright.codegen.cache_layout import TOKENS
 from bitwright.codegen.cache_read import Blocks
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.team import THREADS, Phase, TeamKernel, share
-from bitwright.codegen.vectormath import LOWEST, exp2, for_spans, hold, load_float, spans, splat
+from bitwright.codegen.vectormath import LOWEST, exp2, for_spans, hold, spans, splat
 
 CHUNKS = {16: 64, 8: 16, 4: 16}
 """Keys of a chunk, by the lanes of a vector: so few that its keys and values and the prefetched next ones share L1.
@@ -68,7 +71,10 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
     end = T.Bind(buffers["pos"] + 1)
     seen = T.Bind(T.max(end - spec.window, T.int64(0)) if spec.window else T.int64(0))
     origin = T.Bind(align_down(cache, seen))
-    chunks = T.Bind(ceildiv(end - origin, tile.chunk))
+    recent = run_of(cache, buffers["pos"]) if cache.recent else end
+    coded_end = T.Bind(T.max(recent, origin))
+    ahead = 1 if cache.recent else 0
+    chunks = T.Bind(ceildiv(coded_end - origin, tile.chunk) + ahead)
     allowed = Range(end=lambda _: end, first=(lambda _: seen) if spec.window else None)
     run_start, run_end = (T.Bind(bound) for bound in share(chunks * cache.kv_heads, thread, threads))
     slot = T.int64(thread) if isinstance(thread, int) else thread
@@ -82,12 +88,16 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
             with T.Then():
                 block.begin()
                 first_block = T.Bind(T.floordiv(origin, T.int64(TOKENS)))
-                last_block = ceildiv(T.min(origin + stop * tile.chunk, end), TOKENS)
+                last_block = ceildiv(T.min(origin + (stop - ahead) * tile.chunk, coded_end), TOKENS)
                 next_head = T.if_then_else(run_end > (head + 1) * chunks, head + 1, head)
                 reader.start(block, Blocks(head, T.Bind(next_head), first_block, T.Bind(last_block)))
-                with loop(stop - start, start=start) as chunk:
+                if cache.recent:
+                    with T.If(start == 0), T.Then():
+                        _attend_run(reader, block, allowed, end)
+                first_chunk = T.Bind(T.max(start - ahead, T.int64(0)))
+                with loop(stop - ahead - first_chunk, start=first_chunk) as chunk:
                     first = T.Bind(origin + chunk * tile.chunk)
-                    block.advance(reader, reader, allowed, first, T.min(first + tile.chunk, end))
+                    block.advance(reader, reader, allowed, first, T.min(first + tile.chunk, coded_end))
                 with loop(group) as r:
                     at = T.Bind(head * group + r)
                     T.buffer_store(buffers["tops"], block.top[r], [slot, at])
@@ -102,6 +112,19 @@ def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: An
                 at = T.Bind(head * group + r)
                 T.buffer_store(buffers["tops"], T.float32(LOWEST), [slot, at])
                 T.buffer_store(buffers["totals"], T.float32(0), [slot, at])
+
+
+def _attend_run(reader: _Reader, block: DecodeBlock, allowed: Range, end: Any) -> None:
+    """Attend to the recent tokens, which end at ``end``: as floats, before anything else."""
+    cache, chunk = reader.spec.cache, block.tile.chunk
+    recent = reader.recent(block)
+    first_of_all = T.Bind(run_of(cache, end - 1))
+    if cache.recent <= chunk:
+        block.advance(recent, recent, allowed, first_of_all, end, relative=False)
+        return
+    with loop(ceildiv(end - first_of_all, chunk)) as part:
+        first = T.Bind(first_of_all + part * chunk)
+        block.advance(recent, recent, allowed, first, T.min(first + chunk, end), relative=False)
 
 
 def _chunk(cache: CacheSpec, lanes: int) -> int:
@@ -127,41 +150,63 @@ class _Reader:
 
     def start(self, block: DecodeBlock, run: Blocks) -> None:
         """Start the rows of the query group of ``run.head``."""
-        spec, q, width = self.spec, self.buffers["q"], self.spec.cache.head_dim
+        spec, query = self.spec, self._query(run.head)
         self._run = run
-        first = T.Bind(run.head * spec.group)
         if self._keys is None:
-            block.start(T.int64(spec.group), lambda r, d: q[0, (first + r) * width + d])
+            block.start(T.int64(spec.group), lambda r, d: query(r, d, 1))
         else:
-            self._keys.start(spec.group, block.query_scale, lambda r, d, n: load(q, [0, (first + r) * width + d], n))
+            self._keys.start(spec.group, block.query_scale, query)
 
     def score(self, block: DecodeBlock, first: Any, tokens: Any) -> None:
         if self._keys is not None:
             self._keys.score(block, self._run, first, tokens)
-            return
-        end = T.min(first + tokens, self.buffers["pos"] + 1)
-        block.score(self._floats(), T.int64(block.tile.groups), first, T.floordiv(tokens, T.int64(BLOCK)), end)
+        else:
+            self._floats().score(block, first, tokens)
 
     def accumulate(self, block: DecodeBlock, first: Any, tokens: Any, known: Any) -> None:
         if self._values is not None:
             self._values.accumulate(block, self._run, first, tokens, known)
-            return
+        else:
+            self._floats().accumulate(block, first, tokens, known)
+
+    def recent(self, block: DecodeBlock) -> _FloatReader:
+        """What reads the recent tokens of the head. It starts the block: nothing else may have been attended to."""
+        query = self._query(self._run.head)
+        if self._keys is not None:
+            block.start(T.int64(self.spec.group), lambda r, d: query(r, d, 1))
+        caches = self.buffers["k_cache"], self.buffers["v_cache"]
+        keys = cached_run(self.spec.cache, self.spec.lanes, self._run.head, *caches)
+        return _FloatReader(self.spec, self.buffers["pos"], keys)
+
+    def _query(self, head: Any) -> Callable[[Any, Any, int], Any]:
+        first, width = T.Bind(head * self.spec.group), self.spec.cache.head_dim
+        return lambda r, d, n: load(self.buffers["q"], [0, (first + r) * width + d], n)
+
+    def _floats(self) -> _FloatReader:
+        cache, k_cache, v_cache = self.spec.cache, self.buffers["k_cache"], self.buffers["v_cache"]
+        keys = joined(cache, FloatKeys(k_cache), FloatValues(v_cache), self._run.head)
+        ahead = _ahead(self.spec, k_cache, v_cache, self._run.head) if cache.is_float else None
+        return _FloatReader(self.spec, self.buffers["pos"], replace(keys, ahead=ahead))
+
+
+@dataclass(frozen=True)
+class _FloatReader:
+    """Reads keys and values as floats, of positions up to ``last``."""
+
+    spec: AttentionSpec
+    last: Any
+    keys: Keys
+
+    def score(self, block: DecodeBlock, first: Any, tokens: Any) -> None:
+        end = T.min(first + tokens, self.last + 1)
+        block.score(self.keys, T.int64(block.tile.groups), first, T.floordiv(tokens, T.int64(BLOCK)), end)
+
+    def accumulate(self, block: DecodeBlock, first: Any, tokens: Any, known: Any) -> None:
         block.fade_outputs()
-        last = self.buffers["pos"]
         read_from: Any = T.int64(0)
         if self.spec.window:
-            read_from = T.Bind(T.max(last + 1 - self.spec.window - first, T.int64(0)))
-        block.accumulate(self._floats(), T.int64(block.tile.groups), first, read_from, known, last)
-
-    def _floats(self) -> Keys:
-        cache, k_cache, v_cache = self.spec.cache, self.buffers["k_cache"], self.buffers["v_cache"]
-        head = self._run.head
-        return Keys(
-            key=lambda b, d, lane, n: load_float(k_cache, [head, b, d, T.int64(lane)], n),
-            blocks=T.int64(cache.capacity // BLOCK),
-            value=lambda t, offset, n: load_float(v_cache, [head, t, T.int64(offset)], n),
-            ahead=_ahead(self.spec, k_cache, v_cache, head) if cache.is_float else None,
-        )
+            read_from = T.Bind(T.max(self.last + 1 - self.spec.window - first, T.int64(0)))
+        block.accumulate(self.keys, T.int64(block.tile.groups), first, read_from, known, self.last)
 
 
 def _merge(spec: AttentionSpec, buffers: Mapping[str, Any], threads: Any) -> None:

@@ -41,7 +41,7 @@ class DecodeBlock(Block):
 
     Args:
         align: tokens are scored in whole runs of so many, which chunks begin with.
-        relative: weights are relative to the largest of their chunk.
+        relative: weights are relative to the largest of their chunk, where ``advance`` is not told otherwise.
 
     Attributes:
         highest: every row's largest score of the chunk.
@@ -68,8 +68,11 @@ class DecodeBlock(Block):
             store(self.sums, splat(T.float32(0), tile.lanes), [r, 0], tile.lanes)
             for_spans(self.value_dim, tile.lanes, lambda o, n: store(self.output, splat(T.float32(0), n), [r, o], n))
 
-    def advance(self, keys: DecodeKeys, values: DecodeValues, allowed: Range, first: Any, end: Any) -> None:
+    def advance(
+        self, keys: DecodeKeys, values: DecodeValues, allowed: Range, first: Any, end: Any, relative: bool | None = None
+    ) -> None:
         """Attend to tokens ``first .. end-1``, at most a chunk of them."""
+        relative = self.relative if relative is None else relative
         tokens = T.Bind(ceildiv(end - first, self.align) * self.align)
         rows = T.int64(self.tile.groups * self.tile.rows)
         keys.score(self, first, tokens)
@@ -78,7 +81,7 @@ class DecodeBlock(Block):
         self._mask(rows, allowed, first, tokens)
         self._find_highest(tokens)
         self._follow()
-        self._weigh(tokens)
+        self._weigh(tokens, relative)
         values.accumulate(self, first, tokens, end - first)
 
     def sum_of(self, row: Any) -> Any:
@@ -125,10 +128,10 @@ class DecodeBlock(Block):
             if self.relative:
                 store(self.fresh, exp2(highest - best, lanes, fine=True), at, lanes)
 
-    def _weigh(self, tokens: Any) -> None:
+    def _weigh(self, tokens: Any, relative: bool) -> None:
         """Scores to weights, and their sums."""
         tile, lanes = self.tile, self.tile.lanes
-        base = self.highest if self.relative else self.top
+        base = self.highest if relative else self.top
         with loop(tile.groups) as part:
             own = [hold(splat(base[part * tile.rows + r], lanes)) for r in range(tile.rows)]
             sums = zero_registers(tile.rows, vector("float32", lanes))
@@ -136,10 +139,10 @@ class DecodeBlock(Block):
                 for column in self._columns(step):
                     for r in range(tile.rows):
                         at = [part * tile.rows + r, column]
-                        weight = exp2(load(self.scores, at, lanes) - own[r], lanes, fine=not self.relative)
+                        weight = exp2(load(self.scores, at, lanes) - own[r], lanes, fine=not relative)
                         store(self.scores, weight, at, lanes)
                         sums[r] = sums[r] + weight
             for r in range(tile.rows):
                 row = part * tile.rows + r
-                new = sums[r] * splat(self.fresh[row], lanes) if self.relative else sums[r]
+                new = sums[r] * splat(self.fresh[row], lanes) if relative else sums[r]
                 store(self.sums, load(self.sums, [row, 0], lanes) * splat(self.fade[row], lanes) + new, [row, 0], lanes)

@@ -7,11 +7,13 @@ else of single precision.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
-from bitwright.codegen.attention.block import Block, Range, Tile, ceildiv
+from bitwright.codegen.attention.block import Block, Keys, Range, Tile, ceildiv
+from bitwright.codegen.attention.recent import Appended, appended_run, run_of
 from bitwright.codegen.attention.source import align_down, cached_keys
 from bitwright.codegen.attention.spec import AttentionSpec
 from bitwright.codegen.attention.word_block import WordBlock, WordTile
@@ -78,7 +80,11 @@ def for_parts(threads: int, units: Any, parallel: Any, unit: Any) -> None:
 
 
 def build(spec: AttentionSpec) -> Any:
-    """PrimFunc: q f32[n, heads * D], k_cache, v_cache, pos i64, y f32[n, heads * Dv]."""
+    """PrimFunc: q f32[n, heads * D], k_cache, v_cache, pos i64, y f32[n, heads * Dv].
+
+    With caches that keep recent tokens also, before ``pos``, the rows that k and v are columns of, f32[n, any]. A
+    prompt that begins inside a run of such tokens must end in it.
+    """
     cache, group, words = spec.cache, spec.group, multiplies_integers(spec)
     tokens_per_block = query_tokens(group, WORD_ROWS if words else ROWS)
     tile = Tile.fit(tokens_per_block * group, spec.lanes, CHUNK)
@@ -88,6 +94,11 @@ def build(spec: AttentionSpec) -> Any:
         q = k.tensor("q", (n, spec.heads * cache.head_dim), "float32")
         key_cache = k.tensor("k_cache", cache.keys.shape, cache.keys.dtype)
         value_cache = k.tensor("v_cache", cache.values.shape, cache.values.dtype)
+        rows_of = [
+            k.tensor(name, (n, source.total), "float32")
+            for name, source in zip(("k", "v"), spec.sources, strict=True)
+            if spec.reads_rows
+        ]
         pos = k.scalar("pos")
         y = k.tensor("y", (n, spec.heads * cache.value_dim), "float32")
 
@@ -112,31 +123,54 @@ def build(spec: AttentionSpec) -> Any:
                 row, column = place(r, cache.head_dim)
                 return load(q, [row, column + d], lanes)
 
-            keys = cached_keys(cache, chunk_size, spec.lanes, head, key_cache, value_cache)
-            allowed = Range(end=end, first=first_seen if spec.window else None)
-            origin: Any = T.int64(0)
-            if spec.window:
-                origin = hold(align_down(cache, first_seen(T.int64(0))))
-            chunks = ceildiv(last - origin, chunk_size)
-
-            def bounds(chunk: Any) -> tuple[Any, Any]:
-                first = T.Bind(origin + chunk * chunk_size)
-                return first, hold(T.min(first + chunk_size, last))
-
+            attend: Callable[[Keys, Range, Any, Any], None]
             if words:
                 dims = (cache.head_dim, cache.value_dim)
                 word_tile = WordTile.fit(tokens_per_block * group, spec.isa, chunk_size)
                 integers = WordBlock(word_tile, dims, spec.scale, spec.softcap, spec.isa)
                 integers.start(rows, query)
-                with loop(chunks) as chunk:
-                    integers.visit(keys, rows, allowed, *bounds(chunk))
+
+                def attend(keys: Keys, allowed: Range, first: Any, stop: Any) -> None:
+                    integers.visit(keys, rows, allowed, first, stop)
+            else:
+                block = Block(tile, cache.head_dim, cache.value_dim, spec.scale, spec.softcap)
+                groups = block.start(rows, lambda r, d: query(r, d, 1))
+
+                def attend(keys: Keys, allowed: Range, first: Any, stop: Any) -> None:
+                    block.visit(keys, rows, groups, allowed, first, stop)
+
+            def attend_to(keys: Keys, allowed: Range, origin: Any, stop: Any) -> None:
+                with loop(ceildiv(stop - origin, chunk_size)) as chunk:
+                    first = T.Bind(origin + chunk * chunk_size)
+                    attend(keys, allowed, first, hold(T.min(first + chunk_size, stop)))
+
+            keys = cached_keys(cache, chunk_size, spec.lanes, head, key_cache, value_cache)
+            origin: Any = T.int64(0)
+            if spec.window:
+                origin = hold(align_down(cache, first_seen(T.int64(0))))
+            seen = first_seen if spec.window else None
+            if spec.reads_rows:
+
+                def own_run(r: Any) -> Any:
+                    return run_of(cache, end(r) - 1)
+
+                def first_of_run(r: Any) -> Any:
+                    return T.max(own_run(r), first_seen(r)) if spec.window else own_run(r)
+
+                coded_end = hold(T.max(run_of(cache, last - 1), origin))
+                attend_to(keys, Range(end=own_run, first=seen), origin, coded_end)
+                appended = [
+                    Appended(matrix, source.first, pos) for matrix, source in zip(rows_of, spec.sources, strict=True)
+                ]
+                recent = appended_run(cache, chunk_size, spec.lanes, head, (key_cache, value_cache), appended)
+                first_recent = hold(align_down(cache, first_of_run(T.int64(0))))
+                attend_to(recent, Range(end=end, first=first_of_run), first_recent, last)
+            else:
+                attend_to(keys, Range(end=end, first=seen), origin, last)
+            if words:
                 integers.write(y, rows, lambda r: place(r, cache.value_dim))
-                return
-            block = Block(tile, cache.head_dim, cache.value_dim, spec.scale, spec.softcap)
-            groups = block.start(rows, lambda r, d: query(r, d, 1))
-            with loop(chunks) as chunk:
-                block.visit(keys, rows, groups, allowed, *bounds(chunk))
-            write_rows(block, y, rows, lambda r: place(r, cache.value_dim))
+            else:
+                write_rows(block, y, rows, lambda r: place(r, cache.value_dim))
 
         units = T.Bind(ceildiv(n, tokens_per_block) * cache.kv_heads)
         for_parts(spec.threads, units, n * spec.heads * (pos + n) >= PARALLEL_SCORES, unit)

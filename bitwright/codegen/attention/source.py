@@ -42,7 +42,11 @@ def align_down(cache: CacheSpec, token: Any) -> Any:
 
 def cached_keys(cache: CacheSpec, chunk: int, lanes: int, head: Any, k_cache: Any, v_cache: Any) -> Keys:
     """Keys and values of one head as floats, whatever the cache holds. Call it inside the loop that owns the block."""
-    keys, values = key_source(cache, k_cache, chunk, lanes), value_source(cache, v_cache, chunk, lanes)
+    return joined(cache, key_source(cache, k_cache, chunk, lanes), value_source(cache, v_cache, chunk, lanes), head)
+
+
+def joined(cache: CacheSpec, keys: KeySource, values: ValueSource, head: Any) -> Keys:
+    """Keys and values of one head from their sources."""
 
     def prepare(first: Any, end: Any) -> None:
         keys.prepare(head, first, end)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from bitwright.codegen.cache import CacheSpec
 from bitwright.codegen.checks import check_lanes, check_positive
+from bitwright.codegen.columns import Columns
 from bitwright.codegen.isa import GENERIC, Isa
 from bitwright.errors import UnsupportedError
 
@@ -35,6 +36,8 @@ class AttentionSpec:
         rows: 1 for a decode kernel, None for a symbolic number of tokens.
         isa: the target's vectors and its byte dot product.
         threads: parts that long work is divided into.
+        key_source, value_source: for prompts and caches that keep recent tokens, which read k and v as well: columns of
+            wider matrices that they are.
     """
 
     heads: int
@@ -45,6 +48,8 @@ class AttentionSpec:
     rows: Literal[1] | None = None
     isa: Isa = GENERIC
     threads: int = 2
+    key_source: Columns | None = None
+    value_source: Columns | None = None
 
     def __post_init__(self) -> None:
         _check_heads(self.heads, self.cache.kv_heads)
@@ -57,6 +62,16 @@ class AttentionSpec:
                 limit="neither is negative; 0 means none",
                 remedy="check the model's configuration",
             )
+
+    @property
+    def reads_rows(self) -> bool:
+        """The kernel takes k and v besides the caches: prompts of caches that keep recent tokens."""
+        return self.rows is None and self.cache.recent > 0
+
+    @property
+    def sources(self) -> tuple[Columns, Columns]:
+        """The columns that k and v are of their matrices."""
+        return self.cache.sources(self.key_source, self.value_source)
 
     @property
     def lanes(self) -> int:

@@ -36,11 +36,14 @@ def attention(
     softcap: float = 0.0,
     window: int = 0,
     causal: bool = True,
+    recent: tuple[Floats, NDArray[Any], NDArray[Any]] | None = None,
+    run: int = 0,
 ) -> Floats:
     """q[n, heads, D], keys[t, kv_heads, D], values[t, kv_heads, Dv] -> [n, heads * Dv].
 
     The queries are the last n of the t tokens. Causal: a query at position p sees keys p-window+1 .. p (without a
-    window 0 .. p); otherwise every key.
+    window 0 .. p); otherwise every key. ``recent``: other queries, keys and values, which take the place of a query
+    and of the tokens of its own run of ``run`` where these meet.
     """
     n, heads, _ = q.shape
     tokens, kv_heads, _ = keys.shape
@@ -48,15 +51,21 @@ def attention(
     k = np.repeat(keys.astype(np.float64), group, axis=1)
     v = np.repeat(values.astype(np.float64), group, axis=1)
     scores = np.einsum("ihd,thd->hit", q.astype(np.float64), k) * scale
+    query_at, key_at = np.arange(tokens - n, tokens)[:, None], np.arange(tokens)[None, :]
+    if recent is not None:
+        near = key_at // run == query_at // run
+        k_near, v_near = (np.repeat(x.astype(np.float64), group, axis=1) for x in recent[1:])
+        scores = np.where(near, np.einsum("ihd,thd->hit", recent[0].astype(np.float64), k_near) * scale, scores)
     if softcap:
         scores = softcap * np.tanh(scores / softcap)
     if causal:
-        query_at = np.arange(tokens - n, tokens)[:, None]
-        key_at = np.arange(tokens)[None, :]
         visible = key_at <= query_at
         if window:
             visible &= key_at > query_at - window
         scores = np.where(visible, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.asarray(np.einsum("hit,thd->ihd", weights, v).reshape(n, -1), np.float32)
+    result = np.einsum("hit,thd->ihd", weights, v)
+    if recent is not None:
+        result += np.einsum("hit,thd->ihd", np.where(near, weights, 0), v_near - v)
+    return np.asarray(result.reshape(n, -1), np.float32)

@@ -68,10 +68,10 @@ def dequantize(codes: Array, scales: Array, zeros: Array, bits: int, low_bits: i
 
 
 def round_trip(x: Array, layout: PackedCache) -> Array:
-    """What a cache gives back for x[tokens, heads, width], the tokens from position 0 on."""
+    """What a cache gives back for x[tokens, heads, width], the tokens from position 0 on, to tokens of later runs."""
     result = dequantize(*quantized(x, layout), layout.bits, layout.scheme.low)
     exact = layout.exact_tokens
-    result[:exact] = np.clip(x[:exact], -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
+    result[:exact] = halves(x[:exact])
     return result
 
 
@@ -115,10 +115,30 @@ def pack(x: Array, layout: PackedCache, fill: Array | None = None) -> Array:
     blocks[..., layout.code_bytes :] = _by_block(words, layout).view(np.uint8).reshape(layout.heads, layout.blocks, -1)
     result = np.concatenate([blocks.reshape(layout.heads, -1), cache[:, layout.blocks * layout.block_bytes :]], axis=1)
     if layout.exact_tokens and tokens:
-        exact = np.clip(x[0], -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
         end = layout.exact_at + 2 * layout.width
-        result[:, layout.exact_at : end] = exact.view(np.uint8).reshape(layout.heads, -1)
+        result[:, layout.exact_at : end] = halves(x[0]).view(np.uint8)
+    if layout.scheme.recent and tokens:
+        _put_recent(result, halves(x), layout)
     return result
+
+
+def halves(x: Array) -> Array:
+    """What exact tokens are kept as, f16 of x's shape."""
+    return np.ascontiguousarray(np.clip(x, -LARGEST_HALF, LARGEST_HALF).astype(np.float16))
+
+
+def _put_recent(cache: Array, x: Array, layout: PackedCache) -> None:
+    """The last run of tokens of x f16[tokens, heads, width] into the ring; other places stay as they are."""
+    run = layout.scheme.recent
+    end = layout.recent_at + 2 * layout.width * run
+    ring = np.ascontiguousarray(cache[:, layout.recent_at : end]).view(np.float16)
+    for at in range((len(x) - 1) // run * run, len(x)):
+        place = at % run
+        if layout.scheme.tensor == "v":
+            ring.reshape(layout.heads, run, layout.width)[:, place] = x[at]
+        else:
+            ring.reshape(layout.heads, run // ROWS, layout.width, ROWS)[:, place // ROWS, :, place % ROWS] = x[at]
+    cache[:, layout.recent_at : end] = ring.view(np.uint8)
 
 
 def unpack(cache: Array, layout: PackedCache) -> tuple[Array, Array, Array]:

@@ -95,6 +95,7 @@ class Allocation:
         budgets: what was asked for.
         bytes: of the weights' file of the artifact, exactly.
         kv_bytes_per_token: of the cache.
+        kv_fixed_bytes: of the cache besides, at any context: tokens that are kept exact.
         predicted: ``kl``, and ``decode_ms`` and ``prefill_ms`` where latencies are known.
         gap: how much lower than the plan's the objective of any plan could be at most, as a share of the plan's.
         binding: names of the bounds that hold the objective back.
@@ -107,6 +108,7 @@ class Allocation:
     budgets: Budgets
     bytes: int
     kv_bytes_per_token: int
+    kv_fixed_bytes: int
     predicted: Mapping[str, float]
     gap: float
     binding: tuple[Resource, ...]
@@ -124,6 +126,7 @@ class Allocation:
         return {
             "bytes": self.bytes,
             "kv_bytes_per_token": self.kv_bytes_per_token,
+            "kv_fixed_bytes": self.kv_fixed_bytes,
             "predicted": dict(self.predicted),
             **({"measured": dict(self.measured)} if self.measured else {}),
             "gap": self.gap,

@@ -21,10 +21,11 @@ from bitwright.site import Site
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """Schemes by site, the bytes of one token in all of them, and their summed losses."""
+    """Schemes by site, the bytes of one token and of full caches in all of them, and their summed losses."""
 
     schemes: Mapping[str, CacheScheme]
     bytes_per_token: int
+    bytes: int
     loss: float
 
 
@@ -35,18 +36,21 @@ class _Option:
     scheme: CacheScheme
 
 
-def choose_caches(sites: Mapping[str, Site], losses: Mapping[str, Mapping[str, float]], bits: float) -> CacheChoice:
+def choose_caches(
+    sites: Mapping[str, Site], losses: Mapping[str, Mapping[str, float]], bits: float, context: int
+) -> CacheChoice:
     """Choose among the schemes that ``losses`` holds for each of ``sites``.
 
     Args:
         losses: site name to scheme name to loss.
-        bits: most bits per cached number, scales and zero points included, on average over all sites.
+        bits: most bits per cached number, all that is stored included, on average over all sites of a full cache.
+        context: tokens that a cache has room for, which share what is stored once.
 
     Raises:
         InfeasibleError: the smallest schemes take more.
     """
-    hulls = {name: _hull(site, losses[name]) for name, site in sites.items()}
-    numbers = sum(site.shape[0] * site.shape[1] for site in sites.values())
+    hulls = {name: _hull(site, losses[name], context) for name, site in sites.items()}
+    numbers = context * sum(site.shape[0] * site.shape[1] for site in sites.values())
     limit = int(bits * numbers / 8 + 1e-9)
     at = dict.fromkeys(hulls, 0)
     used = sum(hull[0].size for hull in hulls.values())
@@ -67,10 +71,11 @@ def choose_caches(sites: Mapping[str, Site], losses: Mapping[str, Mapping[str, f
         if at[name] == index and used + extra <= limit:
             at[name], used = index + 1, used + extra
     chosen = {name: hull[at[name]] for name, hull in hulls.items()}
-    return CacheChoice({n: o.scheme for n, o in chosen.items()}, used, sum(o.loss for o in chosen.values()))
+    per_token = sum(option.scheme.bytes_per_token(*sites[name].shape) for name, option in chosen.items())
+    return CacheChoice({n: o.scheme for n, o in chosen.items()}, per_token, used, sum(o.loss for o in chosen.values()))
 
 
-def caches_of_profile(folder: Path, bits: float) -> CacheChoice:
+def caches_of_profile(folder: Path, bits: float, context: int) -> CacheChoice:
     """Choose the caches of a profiled model among the profiled schemes.
 
     Raises:
@@ -79,12 +84,13 @@ def caches_of_profile(folder: Path, bits: float) -> CacheChoice:
     """
     profile = Profile.read(folder)
     sites = {site.name: site for site in profile.header.sites if site.kind in ("k_cache", "v_cache")}
-    return choose_caches(sites, {name: profile.scores(name).caches for name in sites}, bits)
+    return choose_caches(sites, {name: profile.scores(name).caches for name in sites}, bits, context)
 
 
-def _hull(site: Site, losses: Mapping[str, float]) -> list[_Option]:
+def _hull(site: Site, losses: Mapping[str, float], context: int) -> list[_Option]:
     """The vertices of the lower convex hull, from the smallest size to the smallest loss."""
-    options = [_Option(s.bytes_per_token(*site.shape), losses[n], s) for n in losses if (s := CacheScheme.parse(n))]
+    schemes = [CacheScheme.parse(name) for name in losses]
+    options = [_Option(scheme.bytes_at(*site.shape, context), losses[scheme.name], scheme) for scheme in schemes]
     hull: list[_Option] = []
     for option in sorted(options, key=lambda o: (o.size, o.loss, o.scheme)):
         if hull and option.loss >= hull[-1].loss:

@@ -15,6 +15,7 @@ from bitwright.scheme import CacheScheme
 from bitwright.sensitivity import Profile, ProfileHeader, SiteScores
 from bitwright.site import Site
 
+CONTEXT = 1000
 BITS = (2, 3, 4, 5, 8)
 
 
@@ -36,7 +37,7 @@ def problem(layers: int, seed: int) -> tuple[dict[str, Site], dict[str, dict[str
 @pytest.mark.parametrize("bits", [3.0, 4.25, 6.0])
 def test_near_the_best_of_all_choices(bits: float, seed: int) -> None:
     sites, losses = problem(2, seed)
-    choice = choose_caches(sites, losses, bits)
+    choice = choose_caches(sites, losses, bits, CONTEXT)
     size = {n: {s: CacheScheme.parse(s).bytes_per_token(2, 64) for s in losses[n]} for n in sites}
     assert choice.bytes_per_token == sum(size[name][scheme.name] for name, scheme in choice.schemes.items())
     assert 8 * choice.bytes_per_token <= bits * 128 * len(sites)
@@ -55,19 +56,31 @@ def test_near_the_best_of_all_choices(bits: float, seed: int) -> None:
 def test_more_sensitive_caches_get_more_bits() -> None:
     sites, losses = problem(3, 1)
     losses["layer.1.k_cache"] = {name: 1000 * loss for name, loss in losses["layer.1.k_cache"].items()}
-    schemes = choose_caches(sites, losses, 4.25).schemes
+    schemes = choose_caches(sites, losses, 4.25, CONTEXT).schemes
     assert schemes["layer.1.k_cache"].bits == max(scheme.bits for scheme in schemes.values())
 
 
 def test_all_bits_there_are_give_the_smallest_loss() -> None:
     sites, losses = problem(3, 2)
-    assert choose_caches(sites, losses, 16).loss == 0.0
+    assert choose_caches(sites, losses, 16, CONTEXT).loss == 0.0
 
 
 def test_too_few_bits_name_what_there_is() -> None:
     sites, losses = problem(2, 3)
     with pytest.raises(InfeasibleError, match=r"the smallest profiled schemes take 2\.25"):
-        choose_caches(sites, losses, 2.0)
+        choose_caches(sites, losses, 2.0, CONTEXT)
+
+
+def test_tokens_that_are_kept_exact_count_among_all_that_the_context_holds() -> None:
+    sites, losses = problem(2, 5)
+    recent = {n: {s + ("r32" if "row" in s else ""): x for s, x in found.items()} for n, found in losses.items()}
+    loss = {}
+    for context in (400, 4000, 100_000):
+        choice = choose_caches(sites, recent, 5.0, context)
+        whole = sum(s.bytes_at(2, 64, context) for s in choice.schemes.values())
+        assert choice.bytes == whole <= 5.0 * context * 128 * len(sites) / 8
+        loss[context] = choice.loss
+    assert loss[400] > loss[4000] >= loss[100_000] >= choose_caches(sites, losses, 5.0, 100_000).loss
 
 
 def test_a_profile_chooses_and_the_plan_holds_it(tmp_path: Path) -> None:
@@ -80,7 +93,7 @@ def test_a_profile_chooses_and_the_plan_holds_it(tmp_path: Path) -> None:
     for name in sites:
         profile.put(SiteScores(name, caches=losses[name]))
     options = make_options(kv="auto", kv_bits=4.25, profile=tmp_path / "p")
-    assert options.caches == choose_caches(sites, losses, 4.25).schemes
+    assert options.caches == choose_caches(sites, losses, 4.25, CONTEXT).schemes
     assert "caches chosen one by one" in options.describe()
 
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from bitwright import pipeline
+from bitwright.budgets.simulation import Simulation
 from bitwright.errors import UnsupportedError, UsageError
+from bitwright.frontend.calibrate.points import Points
+from bitwright.frontend.interpreter import Interpreter
 from bitwright.options import make_options, parse_caches
 from bitwright.runtime.answer import SessionFeeder
 from bitwright.runtime.context_shift import SINKS, ContextShift
@@ -28,6 +31,10 @@ CLOSE["k=k4rowmr32,v=v4rowmr32"] = 0.12
 # Of the largest logit: prompts multiply 16-bit integers, whose scales depend on what else is in a chunk, and decoding
 # does not. Seen with 16-bit caches: 1.5e-4.
 WORDS = 2.0**-11
+
+
+def no_weights(*_: object) -> np.ndarray:
+    raise AssertionError("weights stay as they are")
 
 
 @pytest.mark.parametrize("kv", CLOSE)
@@ -75,6 +82,27 @@ def test_a_context_shift_leaves_the_cache_of_a_fresh_session(tmp_path: Path, kv:
         expected = fresh.decode(number)
     assert session.cache.tokens == fresh.cache.tokens
     np.testing.assert_array_equal(found.logits, expected)
+
+
+def test_an_artifact_computes_what_is_simulated_of_recent_tokens(tmp_path: Path) -> None:
+    """With packed caches the divergence of the two from each other is a fraction of that from the float model."""
+    model = decoder(Shape(context=160))
+    ids = np.random.default_rng(10).integers(0, model.vocab, 150)
+    exact = load(pipeline.compile(model, tmp_path / "f", context=160, scheme="f32").folder).logits(ids)
+    points = Points.of(model.graph)
+    sites = pipeline.sites_of(model, make_options(), lambda _: None).sites
+    simulation = Simulation(Interpreter(model.graph), points, sites, ids[None], no_weights, no_weights)
+    for number, kv in enumerate(("k=k3row,v=v3row", "k=k3rowr32,v=v3rowr32")):
+        artifact = pipeline.compile(model, tmp_path / str(number), context=160, scheme="f32", kv=kv)
+        schemes = {s.name: parse_caches(kv)[s.kind[0]] for s in sites if not s.weight}
+        with simulation.changed(schemes):
+            simulated = simulation.interpreter.logits(ids)
+        off, apart = (np.sqrt(np.mean((x - simulated) ** 2)) for x in (exact, load(artifact.folder).logits(ids)))
+        assert apart < 0.12 * off  # 0.06 seen: a code of the second layer may round the other way
+        if number == 0:
+            packed = off
+    assert off < 0.9 * packed
+    np.testing.assert_allclose(simulated[:32], exact[:32], rtol=1e-3, atol=1e-4)  # all of one run
 
 
 @pytest.mark.parametrize("run", [32, 64])

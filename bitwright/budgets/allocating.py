@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.allocation import RESOURCES, Allocation, Budgets, Decision, Grain, Resource
-from bitwright.budgets.storage import cache_bytes_per_token, weights_file_bytes
+from bitwright.budgets.storage import cache_bytes, cache_bytes_per_token, cache_fixed_bytes, weights_file_bytes
 from bitwright.errors import InfeasibleError, UnsupportedError, UsageError
 from bitwright.options import DEFAULT_CHUNK
 from bitwright.passes.allocate.choices import Latencies, SiteChoices, Terms, choices_of, problem_of
@@ -216,7 +216,7 @@ def _whole(
 ) -> dict[int, float]:
     """What a whole plan uses of each resource: no sum over its choices, but exact bytes and the best prediction."""
     found = dict(enumerate(uses.tolist()))
-    found[RESOURCES.index("bytes")] = stored + terms.context * cache_bytes_per_token(profile.header, schemes)
+    found[RESOURCES.index("bytes")] = stored + cache_bytes(profile.header, schemes, terms.context)
     if terms.latencies is not None:
         found[RESOURCES.index("decode_ms")] = terms.latencies.step(schemes)
         found[RESOURCES.index("prefill_ms")] = terms.latencies.prompt(schemes, terms.prompt)
@@ -273,6 +273,7 @@ def _allocation(
         budgets=budgets,
         bytes=stored,
         kv_bytes_per_token=cache_bytes_per_token(profile.header, schemes),
+        kv_fixed_bytes=cache_fixed_bytes(profile.header, schemes),
         predicted=predicted,
         gap=max(0.0, (objective - solution.bound) / objective) if objective else 0.0,
         binding=tuple(name for name, price in prices.items() if price > 0),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bitwright.budgets.simulation import Simulation, initializer_of
+from bitwright.budgets.simulation import Simulation, cache_of, initializer_of
 from bitwright.runs import Scheme
 
 if TYPE_CHECKING:
@@ -60,10 +60,8 @@ def contributions(simulation: Simulation, schemes: Mapping[str, Scheme]) -> dict
         with torch.no_grad():
             for (name, value), gradient in zip(leaves.items(), gradients, strict=True):
                 for site in places[name] if gradient is not None else []:
-                    # What a product computes may be just what is cached: its own error is there before the cache's.
-                    own = exact[name] if site.weight and name in caches else value
                     right = _right(simulation, site, name, floats, exact, window)
-                    totals[site.name] += float((gradient * (own - right)).sum()) / 2
+                    totals[site.name] += float((gradient * (value - right)).sum()) / 2
     return {name: total / len(simulation.windows) for name, total in totals.items()}
 
 
@@ -71,7 +69,7 @@ def _outputs(simulation: Simulation, site: Site) -> list[str]:
     """Values of the graph that a site's error shows in first."""
     points = simulation.points
     if not site.weight:
-        return [points.caches[int(site.name.split(".")[1])][site.kind == "v_cache"]]
+        return [cache_of(site, points)]
     names = [points.products[site.weight].output] if site.weight in points.products else []
     return names + ([points.look_ups[site.weight]] if site.weight in points.look_ups else [])
 

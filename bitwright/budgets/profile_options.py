@@ -65,7 +65,7 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.jobs < 1:
             raise UsageError(f"{self.tokens} tokens, {self.jobs} jobs", limit="at least 1 of each")
-        _ = self.weights, self.table_weights, self.caches
+        _ = self.weights, self.table_weights, self.caches, self.recent
 
     @property
     def weights(self) -> tuple[WeightScheme, ...]:
@@ -87,3 +87,20 @@ class ProfileOptions:
         """Candidates for caches; 16 bits are always one."""
         named = DEFAULT_CACHES if self.schemes is None else [s for s in self.schemes if s[:1] in ("k", "v")]
         return tuple(CacheScheme.parse(name) for name in dict.fromkeys((*named, "k16", "v16")))
+
+    @property
+    def recent(self) -> int:
+        """Tokens of a run that all packed candidates keep exact: gradients are those of what later runs see.
+
+        Raises:
+            UsageError: they keep different numbers of tokens.
+        """
+        runs = sorted({scheme.recent for scheme in self.caches if not scheme.is_float})
+        if len(runs) > 1:
+            raise UsageError(
+                f"cache schemes that keep {' and '.join(map(str, runs))} recent tokens",
+                where="--schemes",
+                limit="all packed ones of a profile keep equally many",
+                remedy=f"end the name of each in r{runs[-1]}, or of none",
+            )
+        return runs[0] if runs else 0

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.budgets.profile_options import ProfileOptions
+from bitwright.budgets.simulation import cache_of
 from bitwright.cachemaps import CacheMaps
 from bitwright.options import QuantizerName
 from bitwright.scheme import LinearScheme, WeightScheme
@@ -67,7 +68,8 @@ class Scoring:
             wanted = [site for site in batch if self.options.weights or not site.weight]
             values, gradients = _watched(wanted, points)
             windows = self._read_for(batch[0], points)
-            observed = observe(self.interpreter, windows, values, gradients, seed=self.options.seed)
+            with self.interpreter.caches(dict.fromkeys((keys for keys, _ in points.caches), self.options.recent)):
+                observed = observe(self.interpreter, windows, values, gradients, seed=self.options.seed)
             for site in batch:
                 self.tell(f"score {site.name}")
                 self.profile.put(self._scores(site, points, observed, executor))
@@ -112,8 +114,7 @@ class Scoring:
 
         isa = select_isa(Target.parse(self.options.target).features)
         if not site.weight:
-            keys, values = points.caches[int(site.name.split(".")[1])]
-            name = keys if site.kind == "k_cache" else values
+            name = cache_of(site, points)
             letter = site.kind[0]
             caches = [s for s in self.options.caches if s.tensor == letter and reason(site, s, isa) is None]
             held, felt = observed.values[name], observed.gradients[name]
@@ -183,7 +184,7 @@ def _watched(batch: list[Site], points: Points) -> tuple[set[str], set[str]]:
     gradients: set[str] = set()
     for site in batch:
         if not site.weight:
-            name = points.caches[int(site.name.split(".")[1])][site.kind == "v_cache"]
+            name = cache_of(site, points)
             values.add(name)
             gradients.add(name)
             continue

@@ -98,6 +98,13 @@ def initializer_of(weight: str) -> tuple[str, bool]:
     return (weight.removesuffix(".T"), True) if weight.endswith(".T") else (weight, False)
 
 
+def cache_of(site: Site, points: Points) -> str:
+    """Name of what a cache's site gives back, where the interpreter keeps it apart (``Interpreter.caches``)."""
+    from bitwright.frontend.interpreter import cache_name
+
+    return cache_name(points.caches[int(site.name.split(".")[1])][site.kind == "v_cache"])
+
+
 @dataclass
 class Changed:
     """See :meth:`Simulation.changed`."""
@@ -110,6 +117,7 @@ class Changed:
         import torch
 
         readings: dict[str, list[tuple[Site, int, int, Reading]]] = {}
+        self._stack.enter_context(self.simulation.interpreter.caches(self._runs()))
         for site in self.simulation.sites:
             scheme = self.schemes.get(site.name)
             if scheme is None:
@@ -141,12 +149,21 @@ class Changed:
         weights[name] = matrix.T.contiguous() if transposed else matrix
         self._stack.callback(weights.__setitem__, name, old)
 
+    def _runs(self) -> dict[str, int]:
+        """Tokens of a run that each attention sees exactly, by the name of its keys."""
+        runs = [0] * len(self.simulation.points.caches)
+        for name, scheme in self.schemes.items():
+            if isinstance(scheme, CacheScheme):
+                layer = int(name.split(".")[1])
+                runs[layer] = max(runs[layer], scheme.recent)
+        return {keys: run for (keys, _), run in zip(self.simulation.points.caches, runs, strict=True)}
+
     def _cache(self, site: Site, scheme: CacheScheme) -> None:
         import torch
 
         from bitwright.passes.sensitivity.scores import stored
 
-        name = self.simulation.points.caches[int(site.name.split(".")[1])][site.kind == "v_cache"]
+        name = cache_of(site, self.simulation.points)
         heads, width = site.shape
         head_map = self.simulation.maps.of(site.name)
 

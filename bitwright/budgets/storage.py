@@ -45,11 +45,25 @@ def weights_file_bytes(header: ProfileHeader, schemes: Mapping[str, Scheme], con
 
 def cache_bytes_per_token(header: ProfileHeader, schemes: Mapping[str, Scheme]) -> int:
     """Bytes of K and V of one position, all layers."""
-    return sum(
-        scheme.bytes_per_token(*site.shape)
-        for site in header.sites
-        if isinstance(scheme := schemes[site.name], CacheScheme)
-    )
+    return sum(scheme.bytes_per_token(*shape) for scheme, shape in _caches(header, schemes))
+
+
+def cache_fixed_bytes(header: ProfileHeader, schemes: Mapping[str, Scheme]) -> int:
+    """Bytes of K and V besides those of positions, all layers: tokens that are kept exact."""
+    return sum(scheme.fixed_bytes(*shape) for scheme, shape in _caches(header, schemes))
+
+
+def cache_bytes(header: ProfileHeader, schemes: Mapping[str, Scheme], context: int) -> int:
+    """Bytes of K and V with room for ``context`` tokens, all layers; none without a context."""
+    return sum(scheme.bytes_at(*shape, context) for scheme, shape in _caches(header, schemes))
+
+
+def _caches(header: ProfileHeader, schemes: Mapping[str, Scheme]) -> Iterator[tuple[CacheScheme, tuple[int, int]]]:
+    """Schemes of caches, and their sites' shapes [heads, elements]."""
+    for site in header.sites:
+        scheme = schemes[site.name]
+        if isinstance(scheme, CacheScheme):
+            yield scheme, site.shape
 
 
 def run_bytes(rows: int, inputs: int, scheme: LinearScheme, lanes: int) -> int:

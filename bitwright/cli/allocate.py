@@ -92,7 +92,7 @@ def _rows(output: Path, found: Allocation) -> list[list[str]]:
     return [
         ["plan", str(output)],
         ["weights", f"{found.bytes} bytes ({console.format_bytes(found.bytes)})"],
-        ["cache", f"{console.format_bytes(found.kv_bytes_per_token)} per token"],
+        ["cache", console.format_cache(found.kv_bytes_per_token, found.kv_fixed_bytes)],
         *([f"predicted {name}", f"{value:.5g}"] for name, value in found.predicted.items()),
         *([f"measured {name}", f"{value:.5g}"] for name, value in found.measured.items()),
         ["gap", f"at most {100 * found.gap:.4f} %"],

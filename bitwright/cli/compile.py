@@ -173,6 +173,7 @@ def command(
                 "artifact": str(artifact.folder),
                 "bytes": manifest.run_bytes,
                 "kv_bytes_per_token": manifest.interface.cache_bytes_per_token,
+                "kv_fixed_bytes": manifest.interface.cache_fixed_bytes,
                 "context": manifest.interface.context,
                 "scheme": manifest.scheme,
                 "target": manifest.target.fingerprint,
@@ -182,7 +183,7 @@ def command(
     rows = [
         ["artifact", str(artifact.folder)],
         ["weights", f"{manifest.run_bytes} bytes ({console.format_bytes(manifest.run_bytes)})"],
-        ["cache", f"{console.format_bytes(manifest.interface.cache_bytes_per_token)} per token"],
+        ["cache", console.format_cache(manifest.interface.cache_bytes_per_token, manifest.interface.cache_fixed_bytes)],
         ["context", f"{manifest.interface.context} tokens"],
         *([kind, names] for kind, names in manifest.scheme.items()),
         *([["decoding", "in the VM, slower; report.md says why"]] if in_vm else []),

@@ -127,3 +127,8 @@ def format_bytes(count: int) -> str:
             break
         value /= 1000
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def format_cache(per_token: int, fixed: int) -> str:
+    """``11.5 kB per token``, and what tokens that are kept exact take besides."""
+    return f"{format_bytes(per_token)} per token" + (f", and {format_bytes(fixed)}" if fixed else "")

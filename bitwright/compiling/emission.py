@@ -89,6 +89,7 @@ def write(
             token_types=token_types(imported),
             weight_bytes_per_token=weight_bytes_per_token(program),
             cache_bytes_per_token=cache_bytes_per_token(program, plan),
+            cache_fixed_bytes=cache_fixed_bytes(program, plan),
             recent_run=recent_run(plan),
             macs_per_token=program.prefill_macs[0],
             macs_per_chunk=program.prefill_macs[1],
@@ -226,6 +227,12 @@ def cache_bytes_per_token(program: Program, plan: Plan) -> int:
         if isinstance(scheme, CacheScheme):
             total += scheme.bytes_per_token(*site.shape)
     return total
+
+
+def cache_fixed_bytes(program: Program, plan: Plan) -> int:
+    """Bytes of K and V besides those of positions, all layers."""
+    schemes = ((site, plan.schemes[site.name]) for site in program.sites)
+    return sum(scheme.fixed_bytes(*site.shape) for site, scheme in schemes if isinstance(scheme, CacheScheme))
 
 
 def recent_run(plan: Plan) -> int:

@@ -98,7 +98,7 @@ class Costs:
                 remedy="profile again with --schemes",
             )
         maps = self.profile.header.map_bytes(site.name, scheme)
-        stored = scheme.bytes_per_token(*site.shape) * (self.context or 0) + maps
+        stored = scheme.bytes_at(*site.shape, self.context or 0) + maps
         return losses[scheme.name], stored
 
 

@@ -106,6 +106,7 @@ class Laboratory:
             sizes = {
                 "bytes": session.manifest.run_bytes,
                 "kv_bytes_per_token": session.manifest.interface.cache_bytes_per_token,
+                "kv_fixed_bytes": session.manifest.interface.cache_fixed_bytes,
             }
             self.measurements.put(self.key(cell, stage), sizes | value)
         if not self.request.keep:

@@ -40,7 +40,9 @@ class Row:
     def cache_bytes(self) -> int | None:
         """Of the cache at the tokens that count; None if none do, or before anything was measured."""
         measured = self.quality or self.speed
-        return None if measured is None or not self.context else self.context * int(measured["kv_bytes_per_token"])
+        if measured is None or not self.context:
+            return None
+        return self.context * int(measured["kv_bytes_per_token"]) + int(measured.get("kv_fixed_bytes", 0))
 
     @property
     def predicted(self) -> Mapping[str, float]:

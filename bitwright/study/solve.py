@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitwright.allocation import Budgets
-from bitwright.budgets.storage import cache_bytes_per_token, weights_file_bytes
+from bitwright.budgets.storage import cache_bytes, weights_file_bytes
 from bitwright.drawing import write_whole
 from bitwright.errors import InfeasibleError, InputError
 from bitwright.options import QuantizerName
@@ -116,8 +116,7 @@ class Desk:
         header, latencies = profile.header, self.latencies(profile.header)
 
         def size(schemes: Schemes) -> int:
-            cached = cache_bytes_per_token(header, schemes) * (context or 0)
-            return weights_file_bytes(header, schemes, context) + cached
+            return weights_file_bytes(header, schemes, context) + cache_bytes(header, schemes, context or 0)
 
         return Problem(Costs(profile, context), Budgets(max_bytes=budget, context=context), size, latencies)
 

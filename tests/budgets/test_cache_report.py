@@ -12,6 +12,7 @@ from bitwright.budgets.profile_options import ProfileOptions
 from bitwright.budgets.profiling import profile_model
 from bitwright.budgets.storage import weights_file_bytes
 from bitwright.cachemaps import mapped_cache
+from bitwright.errors import UsageError
 from bitwright.options import Options
 from bitwright.plan import Plan
 from bitwright.plans.costs import Costs
@@ -45,10 +46,24 @@ def test_a_profile_of_caches_alone_scores_mapped_ones(tmp_path: Path) -> None:
     # Maps count beside what the context stores: two matrices of halves of one head of 32, for keys a shift of singles.
     for site, scheme, maps in (("layer.1.k_cache", "k4rowm", 4 * 32 * 33), ("layer.0.v_cache", "v2rowm", 0)):
         stored = [Costs(profile, context).of(site, CacheScheme.parse(scheme)).uses["bytes"] for context in (None, 10)]
-        assert stored == [maps, maps + 10 * CacheScheme.parse(scheme).bytes_per_token(1, 32)]
+        assert stored == [maps, maps + CacheScheme.parse(scheme).bytes_at(1, 32, 10)]
     # What was finished is not done again, and the maps are those that were kept.
     again = profile_model(model, tmp_path, options)
     assert again.digest == profile.digest
+
+
+def test_scores_of_caches_that_keep_recent_tokens_are_what_later_runs_lose(tmp_path: Path) -> None:
+    model = decoder(Shape(context=96))
+    totals = []
+    for run in ("", "r32", "r64"):
+        options = ProfileOptions(schemes=(f"k3row{run}", f"v3row{run}"), quantizer="rtn", tokens=512)
+        profile = profile_model(model, tmp_path / f"p{run}", options)
+        totals.append({cost.scheme[:5]: cost.total for cost in cache_costs(profile)})
+    for letter in "kv":
+        none, some, most = (found[f"{letter}3row"] for found in totals)
+        assert 0 < most < some < none
+    with pytest.raises(UsageError, match="keep 0 and 32 recent tokens"):
+        ProfileOptions(schemes=("k4row", "v4rowr32"))
 
 
 def test_maps_are_counted_where_caches_are_mapped(tmp_path: Path) -> None:

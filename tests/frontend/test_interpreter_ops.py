@@ -305,6 +305,31 @@ def test_attention_in_blocks_of_queries_equals_its_definition(
     run_attention(11, 0, 2, 2, window=window, softcap=softcap)
 
 
+@pytest.mark.parametrize(("run", "window", "softcap"), [(32, 0, 0.0), (32, 40, 0.0), (64, 0, 5.0), (0, 0, 0.0)])
+def test_queries_see_what_is_stored_of_runs_before_their_own(
+    run: int, window: int, softcap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitwright.codegen.reference.attention import attention as oracle
+    from bitwright.frontend.interpreter.ops import attention
+
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 70)  # 64 queries at once
+    rng = np.random.default_rng(run + window)
+    n, heads, kv_heads, width = 150, 4, 2, 16
+    q = rng.standard_normal((n, heads, width)).astype("float32")
+    k, v, k_stored, v_stored = (rng.standard_normal((n, kv_heads, width)).astype("float32") for _ in range(4))
+    options = {"window": window} if window else {}
+    function = find(OpKey("bitwright", "Attention", 1)) if window else find(OpKey("", "Attention", 23))
+    y, present, _ = function(
+        *(torch.from_numpy(x.reshape(1, n, -1)) for x in (q, k, v)),
+        q_num_heads=heads, kv_num_heads=kv_heads, softcap=softcap, is_causal=1, **options,
+        stored=tuple(torch.from_numpy(x.reshape(1, n, -1)) for x in (k_stored, v_stored)), run=run,
+    )  # fmt: skip
+    own = {"recent": (q, k, v), "run": run} if run else {}
+    expected = oracle(q, k_stored, v_stored, scale=width**-0.5, softcap=softcap, window=window, **own)
+    np.testing.assert_allclose(y[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(present[0].transpose(0, 1).numpy(), k)  # what is cached is what was given
+
+
 def test_attention_equals_onnx_reference_without_a_past() -> None:
     case = Case(
         "Attention",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import UsageError
-from bitwright.frontend.interpreter.runner import GraphRunner
+from bitwright.frontend.interpreter.runner import GraphRunner, execute
 from bitwright.frontend.interpreter.tail import lm_head_input
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
+    from bitwright.frontend.interpreter.plan import Step
     from bitwright.frontend.interpreter.runner import Tensors
 
 Ids = npt.NDArray[np.int64]
@@ -28,6 +31,36 @@ class Interpreter(GraphRunner):
     Constructing it imports torch. ``run`` and ``observe`` work on any value of the graph; the other methods need the
     canonical inputs and outputs of a decoder or an encoder.
     """
+
+    def __init__(self, graph: ir.Model, *, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
+        super().__init__(graph, device=device, dtype=dtype)
+        self._runs: Mapping[str, int] | None = None
+        cached = {cache_name(name) for step in self._steps if step.key.op == "Attention" for name in _cached(step)}
+        self._observable = self._values | cached
+
+    @contextmanager
+    def caches(self, runs: Mapping[str, int]) -> Iterator[None]:
+        """Inside the block what caches give back stands apart from keys and values, as ``cache_name`` of either.
+
+        It is what a query sees of tokens before its own run of so many (positions with the same quotient), and equal to
+        them unless an observer replaces it.
+
+        Args:
+            runs: by the name of an attention's keys; of those left out, and for 0, a query sees no other.
+        """
+        before, self._runs = self._runs, runs
+        try:
+            yield
+        finally:
+            self._runs = before
+
+    def _execute(self, step: Step, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        if self._runs is None or step.key.op != "Attention":
+            return execute(step, values)
+        names = _cached(step)
+        # Views: gradients at them are those of what reads the caches alone.
+        stored = tuple(self._observed(cache_name(name), values[name].view_as(values[name])) for name in names)
+        return execute(step, values, stored=stored, run=self._runs.get(names[0], 0))
 
     def logits(self, ids: npt.ArrayLike, *, last_only: bool = False) -> Floats:
         """Logits [n, vocab] float32 of a whole sequence ``ids`` int [n] after an empty past.
@@ -149,6 +182,17 @@ class Interpreter(GraphRunner):
                 remedy="decoders give logits, encoders hidden states; use run() for anything else",
             )
         return name
+
+
+def cache_name(value: str) -> str:
+    """Name of what a cache gives back, for the name of the keys or values that it is given."""
+    return f"{value} (cached)"
+
+
+def _cached(step: Step) -> tuple[str, str]:
+    """Names of an attention's keys and values."""
+    keys, values = step.inputs[1:3]
+    return str(keys), str(values)
 
 
 def _to_numpy(tensor: torch.Tensor) -> Floats:

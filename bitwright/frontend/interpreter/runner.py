@@ -78,6 +78,7 @@ class GraphRunner:
         self.outputs: tuple[str, ...] = tuple(v.name for v in graph.graph.outputs)
         require_producers(self._steps, {*self.weights, *self.inputs}, self.outputs)
         self._values = {name for step in self._steps for name in step.outputs if name} | set(self.inputs)
+        self._observable = self._values
         self._observations: list[Observation] = []
         self._plans: dict[tuple[frozenset[str], frozenset[str]], tuple[Step, ...]] = {}
 
@@ -108,7 +109,7 @@ class GraphRunner:
         known = ChainMap(values, self.weights)
         with self._stored.reread():
             for step in self._plan(frozenset(wanted), frozenset(known_already)):
-                results = _execute(step, known)
+                results = self._execute(step, known)
                 for output, result in zip(step.outputs, results, strict=False):
                     if output and output not in known_already:
                         values[output] = self._observed(output, result)
@@ -128,10 +129,14 @@ class GraphRunner:
         requested output depends on is not computed, hence not observed.
         """
         chosen = frozenset(names)
-        self._check_names(sorted(chosen), self._values)
+        self._check_names(sorted(chosen), self._observable)
         observation = Observation(chosen, callback, self._observations)
         self._observations.append(observation)
         return observation
+
+    def _execute(self, step: Step, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """What a step computes of the values known so far."""
+        return execute(step, values)
 
     def _check_inputs(self, inputs: Mapping[str, Any]) -> None:
         missing = [name for name in self.inputs if name not in inputs]
@@ -165,10 +170,11 @@ class GraphRunner:
         return tensor
 
 
-def _execute(step: Step, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def execute(step: Step, values: Mapping[str, torch.Tensor], **options: Any) -> tuple[torch.Tensor, ...]:
+    """Call a step's function; ``options`` are more keyword arguments than its attributes."""
     arguments = [values[name] if name else None for name in step.inputs]
     try:
-        result = step.function(*arguments, **step.attributes)
+        result = step.function(*arguments, **step.attributes, **options)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         shapes = ", ".join("absent" if a is None else f"{a.dtype} {list(a.shape)}" for a in arguments)
         raise InputError(

@@ -149,7 +149,7 @@ def _cache(site: Site, scores: SiteScores, header: ProfileHeader, terms: Terms) 
     uses = np.zeros((len(RESOURCES), 1, len(schemes)))
     for i, scheme in enumerate(schemes):
         milliseconds = 0.0 if terms.latencies is None else terms.latencies.decode(site, scheme)
-        stored = terms.context * scheme.bytes_per_token(*site.shape) + header.map_bytes(site.name, scheme)
+        stored = scheme.bytes_at(*site.shape, terms.context) + header.map_bytes(site.name, scheme)
         uses[:, 0, i] = (factor * scores.caches[scheme.name], stored, milliseconds, 0.0)
     return SiteChoices(site, tuple(schemes), uses, np.zeros((len(RESOURCES), len(schemes))))
 

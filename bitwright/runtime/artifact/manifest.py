@@ -82,6 +82,7 @@ class Interface(_Record):
         token_types: rows of the token-type table; 0: ``encode`` takes no token types.
         weight_bytes_per_token: bytes of weights that one decode step reads (an untied embedding counts one row).
         cache_bytes_per_token: bytes of K and V that one cached position takes in all layers together.
+        cache_fixed_bytes: bytes of K and V besides, whatever the context: tokens that are kept exact.
         recent_run: tokens of a run whose members see each other unpacked (the most of any layer; a multiple of the
             others'); 0: none. A call that begins inside such a run ends in it.
         macs_per_token, macs_per_chunk: multiply-adds of linear layers in a prompt, for each token, and for the last of
@@ -97,6 +98,7 @@ class Interface(_Record):
     token_types: Count = 0
     weight_bytes_per_token: Count
     cache_bytes_per_token: Count
+    cache_fixed_bytes: Count = 0
     recent_run: Count = 0
     macs_per_token: Count = 0
     macs_per_chunk: Count = 0

@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from bitwright.frontend.interpreter.registry import op
 
+Stored = tuple[Tensor, Tensor] | None
+
 QUERY_BLOCK = 512
 """Queries whose scores or mask are held at once where one is needed: memory grows with the context, not with its
 square.
@@ -28,6 +30,8 @@ def attention(
     scale: float | None = None,
     softcap: float = 0.0,
     is_causal: int = 0,
+    stored: Stored = None,
+    run: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """softmax(cap(q k' * scale) + mask) v, cap(x) = softcap * tanh(x / softcap).
 
@@ -41,12 +45,14 @@ def attention(
         mask: bool (true: visible) or float (added), broadcasting to [1, H, n, p + n].
         past_key: [1, Hkv, p, D]; ``past_value`` [1, Hkv, p, Dv].
         scale: 1/sqrt(D) where absent.
+        stored: keys and values that take the place of k and v for queries of later runs of ``run`` tokens (0: for all
+            queries); causal and without a past.
 
     Returns:
         y shaped as q, with Dv for D; present_key [1, Hkv, p + n, D]; present_value [1, Hkv, p + n, Dv].
     """
     return _attention(
-        q, k, v, mask, past_key, past_value, q_num_heads, kv_num_heads, scale, softcap, bool(is_causal), window=0
+        q, k, v, mask, past_key, past_value, q_num_heads, kv_num_heads, scale, softcap, bool(is_causal), 0, stored, run
     )
 
 
@@ -65,13 +71,14 @@ def windowed_attention(
     softcap: float = 0.0,
     is_causal: int = 0,
     window: int = 0,
+    stored: Stored = None,
+    run: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``attention`` whose query at position t sees keys t - window + 1 ... t only (0: all of them)."""
     if window and not is_causal:
         raise ValueError("a window is defined for causal attention only")
-    return _attention(
-        q, k, v, mask, past_key, past_value, q_num_heads, kv_num_heads, scale, softcap, bool(is_causal), window
-    )
+    inputs, heads = (q, k, v, mask, past_key, past_value), (q_num_heads, kv_num_heads)
+    return _attention(*inputs, *heads, scale, softcap, bool(is_causal), window, stored, run)
 
 
 def _attention(
@@ -87,6 +94,8 @@ def _attention(
     softcap: float,
     causal: bool,
     window: int,
+    stored: Stored,
+    run: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     flat = q.dim() == 3
     q, k, v = _heads(q, q_num_heads), _heads(k, kv_num_heads), _heads(v, kv_num_heads)
@@ -95,7 +104,16 @@ def _attention(
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{k.shape[1]} KV heads do not divide {q.shape[1]} query heads")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    y = _scaled_dot_product(q, k, v, mask, scale, softcap, causal, window)
+    if stored is None:
+        y = _scaled_dot_product(q, k, v, mask, scale, softcap, causal, window)
+    else:
+        if not causal or mask is not None or (past_key is not None and past_key.shape[2]):
+            raise ValueError("what caches give back stands apart only in causal attention without a mask and a past")
+        back = _heads(stored[0], kv_num_heads), _heads(stored[1], kv_num_heads)
+        if run:
+            y = _seen_from_runs(q, (k, v), back, run, scale, softcap, window)
+        else:
+            y = _scaled_dot_product(q, *back, None, scale, softcap, causal, window)
     return y.transpose(1, 2).flatten(2) if flat else y, k, v
 
 
@@ -127,6 +145,33 @@ def _scaled_dot_product(
             bias = _combine(bias, mask.expand(1, q.shape[1], n, total)[:, :, start:stop, first:last], q)
         chosen = (q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last])
         blocks.append(_capped(*chosen, bias, scale, softcap) if softcap else _fused(*chosen, scale=scale, bias=bias))
+    return torch.cat(blocks, 2)
+
+
+def _seen_from_runs(
+    q: Tensor,
+    own: tuple[Tensor, Tensor],
+    stored: tuple[Tensor, Tensor],
+    run: int,
+    scale: float,
+    softcap: float,
+    window: int,
+) -> Tensor:
+    """As ``_scaled_dot_product`` (causal), but of runs before its own a query sees ``stored`` keys and values."""
+    n = q.shape[2]
+    rows_at_once = QUERY_BLOCK // run * run
+    blocks = []
+    for start in range(0, n, rows_at_once):
+        stop = min(start + rows_at_once, n)
+        first = max(0, start - window + 1) if window else 0
+        rows = torch.arange(start, stop, device=q.device)[:, None]
+        bias = _bias(start, stop, first, stop, window, q)
+        columns = torch.arange(first, stop, device=q.device)
+        before = bias.masked_fill(columns // run == rows // run, float("-inf"))
+        within = bias[:, start - first :].masked_fill(columns[start - first :] // run != rows // run, float("-inf"))
+        k, v = (torch.cat((x[:, :, first:stop], y[:, :, start:stop]), 2) for x, y in zip(stored, own, strict=True))
+        chosen = (q[:, :, start:stop], k, v, torch.cat((before, within), 1))
+        blocks.append(_capped(*chosen, scale, softcap) if softcap else _fused(*chosen[:3], scale=scale, bias=chosen[3]))
     return torch.cat(blocks, 2)
 
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from bitwright.errors import InfeasibleError
+from bitwright.options import DEFAULT_CONTEXT
 from bitwright.scheme import CacheScheme
 from bitwright.sensitivity import Profile
 from bitwright.site import Site
@@ -58,8 +59,8 @@ def choose_caches(
         raise InfeasibleError(
             f"caches of {bits:g} bits",
             where="--kv-bits",
-            limit=f"the smallest profiled schemes take {8 * used / numbers:.3f}",
-            remedy="allow more bits, or profile narrower schemes",
+            limit=f"the smallest profiled schemes take {8 * used / numbers:.3f} at a context of {context} tokens",
+            remedy="allow more bits, or profile narrower schemes; for short contexts some without r32 (--schemes)",
         )
     steps = [
         (-(before.loss - after.loss) / (after.size - before.size), order, index, name)
@@ -75,8 +76,10 @@ def choose_caches(
     return CacheChoice({n: o.scheme for n, o in chosen.items()}, per_token, used, sum(o.loss for o in chosen.values()))
 
 
-def caches_of_profile(folder: Path, bits: float, context: int) -> CacheChoice:
+def caches_of_profile(folder: Path, bits: float, context: int | None) -> CacheChoice:
     """Choose the caches of a profiled model among the profiled schemes.
+
+    ``context``: None for what the profiled model is compiled for without one.
 
     Raises:
         InputError: no profile, or one that is not finished.
@@ -84,7 +87,8 @@ def caches_of_profile(folder: Path, bits: float, context: int) -> CacheChoice:
     """
     profile = Profile.read(folder)
     sites = {site.name: site for site in profile.header.sites if site.kind in ("k_cache", "v_cache")}
-    return choose_caches(sites, {name: profile.scores(name).caches for name in sites}, bits, context)
+    tokens = context or profile.header.positions or DEFAULT_CONTEXT
+    return choose_caches(sites, {name: profile.scores(name).caches for name in sites}, bits, tokens)
 
 
 def _hull(site: Site, losses: Mapping[str, float], context: int) -> list[_Option]:

@@ -166,7 +166,7 @@ class Options:
         )
 
 
-def _chosen_caches(profile: str | Path | None, bits: float | None, context: int) -> Mapping[str, CacheScheme]:
+def _chosen_caches(profile: str | Path | None, bits: float | None, context: int | None) -> Mapping[str, CacheScheme]:
     if profile is None or bits is None:
         raise UsageError(
             "caches are chosen from a profile, for a number of bits",
@@ -234,7 +234,7 @@ def make_options(
             where=", ".join(name for name, value in given.items() if value is not None),
             remedy="edit the plan, or leave --plan out",
         )
-    chosen = _chosen_caches(profile, kv_bits, context or DEFAULT_CONTEXT) if kv == "auto" else None
+    chosen = _chosen_caches(profile, kv_bits, context) if kv == "auto" else None
     if chosen is not None:
         kv, kv_bits = None, None
     if kv_bits is not None and kv_bits not in (16, 32):

@@ -306,7 +306,7 @@ class CacheScheme:
         return heads * head_dim * 2 * (int(self.keeps_first) + self.recent)
 
     def bytes_at(self, heads: int, head_dim: int, context: int) -> int:
-        """Exact bytes of a cache that has room for ``context`` tokens; 0 if that is none."""
+        """Bytes of a cache with room for ``context`` tokens (tensors end on whole lines and blocks); 0 for none."""
         return self.fixed_bytes(heads, head_dim) + context * self.bytes_per_token(heads, head_dim) if context else 0
 
     @property

@@ -156,6 +156,12 @@ class ProfileHeader:
     weighed: bool = False
     table_weights: tuple[str, ...] = ()
 
+    @property
+    def positions(self) -> int | None:
+        """Rows of the model's tables of positions, as it is compiled without a context; None: it has none."""
+        tensors = (entry for entry in self.storage if isinstance(entry, StoredTensor))
+        return next((tensor.shape[0] for tensor in tensors if tensor.positions), None)
+
     def map_bytes(self, site: str, scheme: CacheScheme) -> int:
         """Bytes of the matrices that map a cache of ``scheme`` and map it back in every step."""
         if not scheme.mapped:

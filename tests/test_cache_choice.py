@@ -12,7 +12,7 @@ from bitwright.cache_choice import choose_caches
 from bitwright.errors import InfeasibleError, UsageError
 from bitwright.options import make_options
 from bitwright.scheme import CacheScheme
-from bitwright.sensitivity import Profile, ProfileHeader, SiteScores
+from bitwright.sensitivity import Profile, ProfileHeader, SiteScores, StoredTensor
 from bitwright.site import Site
 
 CONTEXT = 1000
@@ -31,6 +31,11 @@ def problem(layers: int, seed: int) -> tuple[dict[str, Site], dict[str, dict[str
             losses[name] = {f"{letter}{b}row": level * 4.0**-b * np.exp(0.3 * rng.standard_normal()) for b in BITS}
             losses[name][f"{letter}16"] = 0.0
     return sites, losses
+
+
+def with_runs(losses: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The same losses of schemes that keep 32 recent tokens."""
+    return {n: {s + ("r32" if "row" in s else ""): x for s, x in found.items()} for n, found in losses.items()}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -73,7 +78,7 @@ def test_too_few_bits_name_what_there_is() -> None:
 
 def test_tokens_that_are_kept_exact_count_among_all_that_the_context_holds() -> None:
     sites, losses = problem(2, 5)
-    recent = {n: {s + ("r32" if "row" in s else ""): x for s, x in found.items()} for n, found in losses.items()}
+    recent = with_runs(losses)
     loss = {}
     for context in (400, 4000, 100_000):
         choice = choose_caches(sites, recent, 5.0, context)
@@ -85,15 +90,18 @@ def test_tokens_that_are_kept_exact_count_among_all_that_the_context_holds() -> 
 
 def test_a_profile_chooses_and_the_plan_holds_it(tmp_path: Path) -> None:
     sites, losses = problem(2, 4)
+    recent = with_runs(losses)
+    storage = (StoredTensor("cos", "float32", (1024, 32), positions=True),)
     header = ProfileHeader(
-        "m", "m", "0" * 64, "t", "native", "generic", 8, 2, tuple(sites.values()), (), (), (), "fisher", "nats",
+        "m", "m", "0" * 64, "t", "native", "generic", 8, 2, tuple(sites.values()), storage, (), (), "fisher", "nats",
         "rtn", "", "", 1,
     )  # fmt: skip
     profile = Profile.begin(tmp_path / "p", header)
     for name in sites:
-        profile.put(SiteScores(name, caches=losses[name]))
-    options = make_options(kv="auto", kv_bits=4.25, profile=tmp_path / "p")
-    assert options.caches == choose_caches(sites, losses, 4.25, CONTEXT).schemes
+        profile.put(SiteScores(name, caches=recent[name]))
+    for context in (None, 512, 4096):
+        options = make_options(kv="auto", kv_bits=4.75, profile=tmp_path / "p", context=context)
+        assert options.caches == choose_caches(sites, recent, 4.75, context or 1024).schemes
     assert "caches chosen one by one" in options.describe()
 
 

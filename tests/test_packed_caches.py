@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_an_artifact_with_packed_caches(tmp_path: Path, kv: str) -> None:
     assert {s.name for s in parse_caches(kv).values()} <= set(artifact.manifest.scheme["cache"].split(" "))
 
 
-@pytest.mark.parametrize("kv", ["k=k16,v=v16", "k=k4g32,v=v4g16", "k=k4rowm,v=v4rowm"])
+@pytest.mark.parametrize("kv", ["k=k16,v=v16", "k=k4g32,v=v4g16", "k=k4rowm,v=v4rowm", "k=k4rowr32,v=v4rowr32"])
 def test_a_context_shift_leaves_the_cache_of_a_fresh_session(tmp_path: Path, kv: str) -> None:
     model = decoder(Shape(window=40))
     folder = pipeline.compile(model, tmp_path / "a", context=64, chunk=16, scheme="u8g32a8", kv=kv).folder
@@ -140,6 +141,48 @@ def test_tokens_are_appended_in_pieces_that_begin_a_run_or_end_in_it(tmp_path: P
         session.cache.append([1] * piece)
         pieces.append(piece)
     assert pieces == [20, 44, 80, 16]
+
+
+def test_runs_of_different_lengths_are_refused_with_the_sites(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="different numbers of recent tokens") as caught:
+        pipeline.compile(decoder(), tmp_path / "a", context=64, kv="k4rowr32,v4row")
+    assert "keys and values of layer.0" in str(caught.value)
+    plan = pipeline.compile(decoder(), tmp_path / "b", context=64, kv="k4rowr32,v4rowr32").folder / "plan.json"
+    document = json.loads(plan.read_text())
+    for letter in "kv":
+        document["schemes"][f"layer.1.{letter}_cache"] = f"{letter}4rowr64"
+    (tmp_path / "plan.json").write_text(json.dumps(document))
+    with pytest.raises(UnsupportedError, match="different numbers of recent tokens") as caught:
+        pipeline.compile(decoder(), tmp_path / "c", context=64, plan=tmp_path / "plan.json")
+    assert "layer.0.k_cache r32, layer.1.k_cache r64" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+def test_an_interrupted_call_leaves_the_session_usable(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have written the ring of a later run before the tokens were noted."""
+    model = decoder(Shape(context=160))
+    folder = pipeline.compile(model, tmp_path / "a", context=160, chunk=48, kv="k4rowr32,v4rowr32", scheme="f32").folder
+    ids = [int(number) for number in np.random.default_rng(11).integers(0, model.vocab, 160)]
+    session = load(folder)
+    expected = load(folder).logits(ids)
+    near = 2 * WORDS * np.abs(expected).max()
+    session.prefill(ids[: 100 if kind == "prefill" else 64])
+    append = session.cache.append
+
+    def interrupted(tokens: list[int]) -> None:
+        if session.position >= (128 if kind == "prefill" else 64):
+            raise KeyboardInterrupt
+        append(tokens)
+
+    monkeypatch.setattr(session.cache, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.prefill(ids[100:150]) if kind == "prefill" else session.advance(ids[64])
+    monkeypatch.setattr(session.cache, "append", append)
+    session.rewind(60)
+    np.testing.assert_allclose(session.decode(ids[60]), expected[60], atol=near)
+    np.testing.assert_allclose(session.prefill(ids[61:130]), expected[129], atol=near)
 
 
 def test_a_group_that_no_head_has_is_refused_with_the_sites(tmp_path: Path) -> None:

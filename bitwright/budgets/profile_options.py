@@ -17,10 +17,11 @@ DEFAULT_TABLE_WEIGHTS = ("c2row", "c3row")
 """Of the token table besides: where tokens are rare, even a scale per group is too dear."""
 
 DEFAULT_CACHES = (
-    *(f"{tensor}{bits}{how}" for tensor in "kv" for how in ("g32", "rowm") for bits in BITS),
-    *(f"k{widths}rowm" for widths in ("3-2", "4-2", "4-3", "5-3", "5-4", "6-4")),
+    *(f"{tensor}{bits}{how}r32" for tensor in "kv" for how in ("g32", "rowm") for bits in BITS),
+    *(f"k{widths}rowmr32" for widths in ("3-2", "4-2", "4-3", "5-3", "5-4", "6-4")),
 )
-"""As they are and mapped: maps save a bit or more, and cost a multiplication of every head at run time."""
+"""As they are and mapped: maps save a bit or more, and cost a multiplication of every head at run time. The tokens of a
+run of 32 see each other exactly: for the bytes of 32 tokens in 16 bits that saves another (docs/decisions.md)."""
 
 MEMORY_BYTES = 1 << 30
 """Inputs and gradients in memory at a time."""

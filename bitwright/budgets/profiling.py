@@ -167,6 +167,6 @@ def _maps(
     sites = [site.name for site in program.sites if not site.weight and site.kind[0] in letters]
     maps = CacheMaps.read(folder)
     if any(maps.of(site) is None for site in sites):
-        maps = cache_maps(imported, interpreter, windows, sites, DEFAULT_CONTEXT, tell)
+        maps = cache_maps(imported, interpreter, windows, sites, DEFAULT_CONTEXT, options.recent, tell)
         maps.write(folder)
     return maps

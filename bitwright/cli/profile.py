@@ -119,7 +119,9 @@ def command(
         console.print_json({**document, **losses, "cache_losses": {cost.scheme: cost.to_json() for cost in costs}})
         return
     texts = {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in document.items()}
-    console.print_table(("profile", "value"), [[name, text] for name, text in texts.items()])
+    console.print_table(
+        ("profile", "value"), [[name.replace("_", " "), text or "none"] for name, text in texts.items()]
+    )
     if inputs:
         print()
         print_activations(inputs)

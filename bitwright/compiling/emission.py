@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +121,9 @@ def step_record(program: Program, plan: Plan, step: StepProgram, schedule: Sched
     """What a session needs to know about the decode step: its memory, its tasks and the bytes that each reads."""
     from bitwright.runtime.artifact import StepRecord
 
-    state = enumerate(_state(program, plan))
-    position = {i: prod(shape) * np.dtype(dtype).itemsize // program.capacity for i, (_, shape, dtype) in state}
+    caches = ((plan.schemes[site.name], site.shape) for site in program.sites if not site.weight)
+    sizes = (scheme.bytes_per_token(*shape) for scheme, shape in caches if isinstance(scheme, CacheScheme))
+    position = dict(enumerate(sizes))
     read = operation_bytes(program, step.operations, position)
     return StepRecord(
         shared_bytes=schedule.shared_bytes,
@@ -236,7 +236,7 @@ def cache_fixed_bytes(program: Program, plan: Plan) -> int:
 
 
 def recent_run(plan: Plan) -> int:
-    """Tokens of the longest run that a cache keeps exact; 0: none does."""
+    """Tokens of the runs that caches keep exact; 0: none does."""
     return max((s.recent for s in plan.schemes.values() if isinstance(s, CacheScheme)), default=0)
 
 

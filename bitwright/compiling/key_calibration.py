@@ -47,15 +47,23 @@ def calibrated_cache_maps(model: ImportedModel, options: Options, plan: Plan, te
     with tempfile.TemporaryDirectory(prefix="bitwright-") as scratch:
         folder = options.calibration_cache or Path(scratch)
         windows = calibration_windows(model, interpreter, options.calibration, folder, tell)
-    return cache_maps(model, interpreter, windows, sites, options.context or DEFAULT_CONTEXT, tell)
+    schemes = [scheme for scheme in plan.schemes.values() if isinstance(scheme, CacheScheme)]
+    run = max((scheme.recent for scheme in schemes), default=0)
+    return cache_maps(model, interpreter, windows, sites, options.context or DEFAULT_CONTEXT, run, tell)
 
 
 def cache_maps(
-    model: ImportedModel, interpreter: Interpreter, windows: Ids, sites: Iterable[str], context: int, tell: Tell
+    model: ImportedModel,
+    interpreter: Interpreter,
+    windows: Ids,
+    sites: Iterable[str],
+    context: int,
+    run: int,
+    tell: Tell,
 ) -> CacheMaps:
     """Maps of ``sites`` (names of caches) from at most MOST_WINDOWS of ``windows`` int64 [windows, tokens].
 
-    ``context``: tokens that the caches are to hold.
+    ``context``: tokens that the caches are to hold; ``run``: of the runs in which they keep recent ones exact.
     """
     from bitwright.frontend.calibrate.keys import collect_heads
 
@@ -63,7 +71,7 @@ def cache_maps(
         tell(f"calibrate caches: window {done} of {total}")
 
     chosen = windows[:: -(-len(windows) // MOST_WINDOWS)]
-    statistics = collect_heads(model, interpreter, chosen, context, progress=progress)
+    statistics = collect_heads(model, interpreter, chosen, context, run=run, progress=progress)
     layers = {(int(site.split(".")[1]), site.endswith("k_cache")) for site in sites}
     return CacheMaps(
         {layer: key_map(statistics[layer][0]) for layer, is_key in sorted(layers) if is_key},

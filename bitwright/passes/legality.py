@@ -34,6 +34,7 @@ def check_legal(plan: Plan, sites: tuple[Site, ...], isa: Isa) -> None:
         for site in sites
         if (why := reason(site, plan.schemes[site.name], isa)) is not None
     ]
+    _check_runs(plan, sites)
     if not found:
         return
     shown = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
@@ -41,6 +42,28 @@ def check_legal(plan: Plan, sites: tuple[Site, ...], isa: Isa) -> None:
         f"{len(found)} of {len(sites)} sites have no kernel for their scheme on {isa.name}",
         where=shown,
         remedy="choose a group size that divides the inputs (bitwright inspect lists the legal schemes), or 16 bits",
+    )
+
+
+def _check_runs(plan: Plan, sites: tuple[Site, ...]) -> None:
+    """Runs of recent tokens are of one length: sessions begin again where all of them begin."""
+    packed = [(site, s) for site in sites if isinstance(s := plan.schemes[site.name], CacheScheme) and not s.is_float]
+    first: dict[int, Site] = {}
+    for site, scheme in packed:
+        first.setdefault(scheme.recent, site)
+    lengths = sorted(length for length in first if length)
+    layers: dict[str, set[int]] = {}
+    for site, scheme in packed:
+        layers.setdefault(site.name.rpartition(".")[0], set()).add(scheme.recent)
+    mixed = next((layer for layer, runs in layers.items() if len(runs) > 1), None)
+    if len(lengths) < 2 and mixed is None:
+        return
+    where = f"keys and values of {mixed}" if mixed else ", ".join(f"{first[n].name} r{n}" for n in lengths)
+    raise UnsupportedError(
+        "caches that keep different numbers of recent tokens",
+        where=where,
+        limit="packed keys and values of a layer, and all layers that keep any, keep equally many",
+        remedy=f"end their names in r{lengths[0]}",
     )
 
 
@@ -57,7 +80,7 @@ def weight_schemes() -> list[WeightScheme]:
 
 
 def legal_caches(site: Site) -> list[CacheScheme]:
-    """Every scheme that a cache ``site`` can have, narrowest first, then 16 and 32 bits."""
+    """Schemes that a cache ``site`` can have, narrowest first, then 16 and 32 bits; packed ones may end in r32 too."""
     letter: Any = site.kind[0]
     packed = [CacheScheme(letter, bits, group) for bits in BITS for group in (*CACHE_GROUPS, 0)]
     packed += [CacheScheme(letter, bits, group, mapped=True) for bits in BITS for group in (*CACHE_GROUPS, 0)]

@@ -82,19 +82,25 @@ def profile_step(
 def _plain(session: Session, new: np.ndarray) -> float:
     """Seconds of one run, after which the cache is as before."""
     depth = session.position
+    seconds = _append(session, new)
+    session.rewind(depth)
+    return seconds
+
+
+def _append(session: Session, new: np.ndarray) -> float:
+    """Seconds of one run."""
     ids = new.tolist()
     start = time.perf_counter()
     if len(ids) == 1:
         session.advance(ids[0])
     else:
         session.prefill(ids)
-    seconds = time.perf_counter() - start
-    session.rewind(depth)
-    return seconds
+    return time.perf_counter() - start
 
 
 def _instrumented(session: Session, new: np.ndarray) -> list[KernelTime]:
-    module, end = session.module, session.position + len(new)
+    module, depth = session.module, session.position
+    end = depth + len(new)
     weights, state = module.weight_bytes, module.state_bytes
     capacity, per_call = session.manifest.interface.context, _cost_of_a_call()
     calls: list[KernelTime] = []
@@ -109,7 +115,8 @@ def _instrumented(session: Session, new: np.ndarray) -> list[KernelTime]:
         return _SKIP
 
     with module.instrumented(instrument):
-        _plain(session, new)
+        _append(session, new)
+    session.rewind(depth)
     return sum_by_name(calls)
 
 

@@ -142,6 +142,11 @@ class Session:
         if again:
             self.prefill(again)
 
+    def _mend(self) -> None:
+        """Read the run's tokens again whose places in the ring an interrupted call took."""
+        if self.cache.torn:
+            self.rewind(self.position)
+
     def save_cache(self, path: str | Path) -> None:
         """Write the cache and the tokens it holds to a file, whole or not at all.
 
@@ -167,11 +172,13 @@ class Session:
         self._need("decoder")
         tokens = checked_ids(ids, self.vocab)
         self.cache.need_room(len(tokens))
+        self._mend()
         chunk = self.manifest.interface.prefill_chunk
         logits: np.ndarray | None = None
         start = 0
         while start < len(tokens):
             part = tokens[start : start + self.cache.piece(len(tokens) - start, chunk)]
+            self.cache.begin(len(part))
             logits = self.module.step("decode" if len(part) == 1 else "prefill", part, self.position)[0]
             self.cache.append(part)
             start += len(part)
@@ -185,7 +192,7 @@ class Session:
     def advance(self, number: int) -> Prediction:
         """Append one token and return what follows it: as ``decode``, but nothing is copied.
 
-        The logits are the step's own memory: the next token overwrites them.
+        The logits are the step's own memory: the next token, or going back, overwrites them.
 
         Raises:
             UsageError: an id outside the vocabulary, or no room in the cache.
@@ -196,6 +203,8 @@ class Session:
         if not 0 <= number < self.vocab:
             checked_ids([number], self.vocab)
         self.cache.need_room(1)
+        self._mend()
+        self.cache.begin(1)
         self.module.decode(number, self.position)
         self.cache.append((number,))
         return Prediction(step.logits[0], int(step.best[0]))
@@ -224,7 +233,8 @@ class Session:
     def rows(self, ids: Sequence[int] | np.ndarray, first: int = 0) -> Iterator[np.ndarray]:
         """``logits(ids)[first:]`` in pieces of at most one prefill chunk, float32 [rows, vocab] each.
 
-        Tokens before ``first`` that the cache holds already are not computed again.
+        Tokens before ``first`` that the cache holds already are not computed again (but for less than a run of those
+        that caches keep exact).
 
         Raises:
             UsageError: no ids, an id outside the vocabulary, more ids than the context, or ``first`` beyond them.
@@ -241,6 +251,7 @@ class Session:
         start = first
         while start < len(tokens):
             part = tokens[start : start + self.cache.piece(len(tokens) - start, chunk)]
+            self.cache.begin(len(part))
             piece = self.module.step("score", part, self.position)
             self.cache.append(part)
             start += len(part)

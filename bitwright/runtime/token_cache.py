@@ -36,11 +36,19 @@ class TokenCache:
         """Most tokens there is room for."""
         return self._manifest.interface.context
 
+    def begin(self, count: int) -> None:
+        """Note that keys and values of ``count`` more tokens are about to be written, which may be interrupted."""
+        if self._run:
+            self._held_run = (len(self) + count - 1) // self._run
+
     def append(self, tokens: Sequence[int]) -> None:
         """Note tokens whose keys and values were just written."""
         self._tokens.extend(tokens)
-        if self._run and self._tokens:
-            self._held_run = (len(self) - 1) // self._run
+
+    @property
+    def torn(self) -> bool:
+        """The ring lacks tokens of the run that the next one belongs to: ``rewind`` to where the cache ends."""
+        return bool(self._run) and len(self) % self._run > 0 and len(self) // self._run != self._held_run
 
     def rewind(self, position: int) -> list[int]:
         """Forget the tokens from ``position`` on, and those before it that have to be read again; returns the latter.

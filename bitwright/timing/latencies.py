@@ -41,7 +41,7 @@ SCHEMES = (
 )
 """What is measured of each product unless other schemes are named: of every width something, of every part two."""
 
-CACHES = ("k16v16", *(f"k{bits}g32v{bits}g32" for bits in (8, 6, 5, 4, 3, 2)))
+CACHES = ("k16v16", *(f"k{bits}g32r32v{bits}g32r32" for bits in (8, 6, 5, 4, 3, 2)))
 ANCHOR_CACHES = "k16v16"
 PROMPT_SIZES = (DEFAULT_CHUNK // 4, DEFAULT_CHUNK)
 CONTEXTS = (256, 2 * DEFAULT_CONTEXT)

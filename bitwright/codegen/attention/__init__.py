@@ -4,6 +4,8 @@
 ``build_attention(AttentionSpec(...))``      q f32[n, heads * D], k_cache, v_cache, pos i64, y f32[n, heads * Dv]
                                              (caches laid out as in :mod:`bitwright.codegen.cache`, tokens 0..pos+n-1
                                              already appended; query i sits at position pos + i). ``rows=1``: n is 1.
+                                             Else, where caches keep recent tokens, the rows that k and v are columns of
+                                             stand before pos.
 ``build_attention_full(FullAttentionSpec)``  q f32[n, heads * D], k f32[n, kv_heads * D], v f32[n, kv_heads * Dv],
                                              y f32[n, heads * Dv]
 ========================================== ==========================================================================

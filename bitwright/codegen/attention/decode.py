@@ -118,7 +118,10 @@ def _attend_run(reader: _Reader, block: DecodeBlock, allowed: Range, end: Any) -
     """Attend to the recent tokens, which end at ``end``: as floats, before anything else."""
     cache, chunk = reader.spec.cache, block.tile.chunk
     recent = reader.recent(block)
-    first_of_all = T.Bind(run_of(cache, end - 1))
+    first_of_all: Any = run_of(cache, end - 1)
+    if allowed.first is not None:
+        first_of_all = T.max(first_of_all, align_down(cache, allowed.first(T.int64(0))))
+    first_of_all = T.Bind(first_of_all)
     if cache.recent <= chunk:
         block.advance(recent, recent, allowed, first_of_all, end, relative=False)
         return

@@ -28,6 +28,7 @@ def collect_heads(
     windows: Ids,
     context: int,
     *,
+    run: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[tuple[HeadStatistics, HeadStatistics], ...]:
@@ -39,6 +40,9 @@ def collect_heads(
     left out there. Gradients are those of log p of sampled labels (``gradients.py``), each divided by the square root
     of its token's norm: of few tokens' gradients, some of which are a hundred times the others', samples of this size
     would learn little but these tokens' directions.
+
+    Args:
+        run: gradients are those of what tokens of later runs of so many see (0: of what all do).
     """
     from bitwright.frontend.calibrate.points import Points
 
@@ -59,7 +63,7 @@ def collect_heads(
     room = max(0, min(context, model.context) - length)
     for index, window in enumerate(windows):
         first = room * index**2 // max(1, count - 1) ** 2
-        with interpreter.observe(set(readers.values()), add_queries):
+        with interpreter.caches(dict.fromkeys(keys, run)), interpreter.observe(set(readers.values()), add_queries):
             found = _run(interpreter, window, first, names, (seed, index))
         for name, (value, gradient) in found.items():
             sums.setdefault(name, _Sums()).add(
@@ -102,17 +106,20 @@ def _run(
     import torch
 
     from bitwright.frontend.calibrate.gradients import sampled_labels
+    from bitwright.frontend.interpreter import cache_name
 
     leaves: dict[str, torch.Tensor] = {}
+    cached = {cache_name(name): name for name in names}
 
     def see(name: str, value: torch.Tensor) -> torch.Tensor:
-        leaves[name] = value if value.requires_grad else value.detach().requires_grad_()
-        return leaves[name]
+        leaf = value if value.requires_grad else value.detach().requires_grad_()
+        leaves[cached[name]] = leaf
+        return leaf
 
     feeds = interpreter.feeds(window)
     if "position_ids" in feeds:
         feeds["position_ids"] = feeds["position_ids"] + first
-    with interpreter.observe(names, see), torch.enable_grad():
+    with interpreter.observe(cached, see), torch.enable_grad():
         logs = torch.log_softmax(interpreter.run(feeds, ("logits",))["logits"][0].float(), -1)
         likelihood = logs.gather(1, sampled_labels(logs.detach().exp(), *seed)[:, None]).sum()
         gradients = torch.autograd.grad(likelihood, list(leaves.values()), allow_unused=True)

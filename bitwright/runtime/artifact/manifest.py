@@ -83,8 +83,8 @@ class Interface(_Record):
         weight_bytes_per_token: bytes of weights that one decode step reads (an untied embedding counts one row).
         cache_bytes_per_token: bytes of K and V that one cached position takes in all layers together.
         cache_fixed_bytes: bytes of K and V besides, whatever the context: tokens that are kept exact.
-        recent_run: tokens of a run whose members see each other unpacked (the most of any layer; a multiple of the
-            others'); 0: none. A call that begins inside such a run ends in it.
+        recent_run: tokens of a run whose members see each other unpacked; 0: none. A call that begins inside such a run
+            ends in it.
         macs_per_token, macs_per_chunk: multiply-adds of linear layers in a prompt, for each token, and for the last of
             each chunk alone (attention is not counted); 0 where they are not known.
         peak: the loop that prompts are compared with; None: the library has none.

@@ -44,7 +44,7 @@ def command(
         str | None,
         typer.Option(
             "--kv",
-            help="Packed caches, such as k=k8g32,v=v4g32 (what it leaves open has --kv-bits), or auto: from --profile.",
+            help="Packed caches, such as k=k4rowmr32,v=v4rowmr32 (what it leaves open has --kv-bits), or auto: from --profile.",
         ),
     ] = None,
     plan: Annotated[

@@ -44,7 +44,7 @@ def command(
         str | None,
         typer.Option(
             "--kv",
-            help="Packed caches, such as k=k4rowmr32,v=v4rowmr32 (what it leaves open has --kv-bits), or auto: from --profile.",
+            help="Packed caches, such as k=k4rowmr32,v=v4rowmr32 (the rest has --kv-bits), or auto: from --profile.",
         ),
     ] = None,
     plan: Annotated[

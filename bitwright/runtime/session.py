@@ -142,11 +142,6 @@ class Session:
         if again:
             self.prefill(again)
 
-    def _mend(self) -> None:
-        """Read the run's tokens again whose places in the ring an interrupted call took."""
-        if self.cache.torn:
-            self.rewind(self.position)
-
     def save_cache(self, path: str | Path) -> None:
         """Write the cache and the tokens it holds to a file, whole or not at all.
 
@@ -172,7 +167,6 @@ class Session:
         self._need("decoder")
         tokens = checked_ids(ids, self.vocab)
         self.cache.need_room(len(tokens))
-        self._mend()
         chunk = self.manifest.interface.prefill_chunk
         logits: np.ndarray | None = None
         start = 0
@@ -203,7 +197,6 @@ class Session:
         if not 0 <= number < self.vocab:
             checked_ids([number], self.vocab)
         self.cache.need_room(1)
-        self._mend()
         self.cache.begin(1)
         self.module.decode(number, self.position)
         self.cache.append((number,))
@@ -311,7 +304,8 @@ class Session:
     ) -> Completion | Generation:
         """Continue a ``prompt``, answer ``messages`` through the chat template, or continue token ``ids``: one of them.
 
-        Tokens that the cache already holds (an earlier turn of the same conversation) are not computed again.
+        Tokens that the cache already holds (an earlier turn of the same conversation) are not computed again, but for
+        less than a run of those that caches keep exact.
 
         Args:
             stream: True returns a ``Generation``, an iterator of pieces of text with ``stats`` at its end; False the

@@ -21,7 +21,8 @@ class TokenCache:
     def __init__(self, manifest: Manifest, state: Mapping[str, np.ndarray]) -> None:
         self._manifest, self._state = manifest, state
         self._tokens: list[int] = []
-        # Caches that keep recent tokens do so in a ring: it holds those of one run, by its number.
+        # Caches that keep recent tokens do so in a ring: it holds those of one run, by its number. Where the cache ends
+        # inside a run, it is that one: a call that begins inside a run ends in it, and so does going back, or before it.
         self._run, self._held_run = manifest.interface.recent_run, 0
 
     def __len__(self) -> int:
@@ -45,11 +46,6 @@ class TokenCache:
         """Note tokens whose keys and values were just written."""
         self._tokens.extend(tokens)
 
-    @property
-    def torn(self) -> bool:
-        """The ring lacks tokens of the run that the next one belongs to: ``rewind`` to where the cache ends."""
-        return bool(self._run) and len(self) % self._run > 0 and len(self) // self._run != self._held_run
-
     def rewind(self, position: int) -> list[int]:
         """Forget the tokens from ``position`` on, and those before it that have to be read again; returns the latter.
 
@@ -69,8 +65,8 @@ class TokenCache:
 
     def piece(self, count: int, chunk: int) -> int:
         """How many of ``count`` new tokens one call may append: ``chunk``, and what begins in a run ends in it."""
-        room = self._run - len(self) % self._run if self._run else 0
-        return min(count, chunk, room if self._run and room < self._run else count)
+        inside = len(self) % self._run if self._run else 0
+        return min(count, chunk, self._run - inside if inside else count)
 
     def shared(self, tokens: Sequence[int]) -> int:
         """How many tokens at the beginning of ``tokens`` are here."""

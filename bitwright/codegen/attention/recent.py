@@ -95,9 +95,8 @@ class RecentKeys:
     """Keys of a chunk, appended rows or before them the ring, in scratch. Make it inside the loop that owns it."""
 
     def __init__(self, layout: PackedCache, buffer: Any, appended: Appended, chunk: int, lanes: int) -> None:
-        self._ring, self._appended, self._chunk, self._width = (
-            RingKeys(layout, buffer, lanes), appended, chunk, layout.width
-        )  # fmt: skip
+        self._ring, self._appended = RingKeys(layout, buffer, lanes), appended
+        self._chunk, self._width = chunk, layout.width
         self._scratch = T.alloc_buffer((chunk // BLOCK, layout.width, BLOCK), "float32")
 
     def prepare(self, head: Any, first: Any, end: Any) -> None:

@@ -40,6 +40,19 @@ def test_statistics_are_those_of_values_and_gradients(kv_heads: int) -> None:
             np.testing.assert_allclose(statistics.gradients, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_gradients_of_later_runs_leave_out_the_own_one() -> None:
+    """Of the last run nobody feels anything, of those before it less than in all; what is held is the same."""
+    model = decoder(Shape(layers=1))
+    window = np.random.default_rng(3).integers(0, model.vocab, (1, 64))
+    everything, later, none = (
+        collect_heads(model, Interpreter(model.graph), window, 64, run=run)[0] for run in (0, 32, 64)
+    )
+    for all_of_it, some, nothing in zip(everything, later, none, strict=True):
+        np.testing.assert_array_equal(all_of_it.square, some.square)
+        assert np.trace(all_of_it.gradients[0]) > np.trace(some.gradients[0]) > 0
+        assert not nothing.gradients.any()
+
+
 def test_queries_of_a_group_are_averaged() -> None:
     model = decoder(Shape(layers=1, kv_heads=1))
     window = np.random.default_rng(2).integers(0, model.vocab, (1, 12))

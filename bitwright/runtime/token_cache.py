@@ -22,7 +22,7 @@ class TokenCache:
         self._manifest, self._state = manifest, state
         self._tokens: list[int] = []
         # Caches that keep recent tokens do so in a ring: it holds those of one run, by its number. Where the cache ends
-        # inside a run, it is that one: a call that begins inside a run ends in it, and so does going back, or before it.
+        # inside a run, it is that one: a call that begins inside a run ends in it, and going back does, or before it.
         self._run, self._held_run = manifest.interface.recent_run, 0
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ class Kernel:
 
     def tensor(self, name: str, shape: Sequence[Any], dtype: str) -> Any:
         """The next argument: a contiguous tensor. Extents may be ints or symbols."""
-        return T.match_buffer(T.arg(name, T.handle()), [_index(extent) for extent in shape], dtype)
+        return T.match_buffer(T.arg(name, T.handle()), [index_of(extent) for extent in shape], dtype)
 
     def scalar(self, name: str, dtype: str = "int64") -> Any:
         """The next argument: a scalar."""
@@ -56,14 +56,14 @@ def kernel(name: str) -> Iterator[Kernel]:
     builder._func = ir_builder.get()
 
 
-def _index(value: Any) -> Any:
+def index_of(value: Any) -> Any:
     return T.int64(value) if isinstance(value, int) else value
 
 
 def loop(extent: Any, kind: Literal["serial", "parallel"] = "serial", *, start: Any = 0) -> Any:
     """``with loop(n) as i``: i = start .. start+extent-1 in int64."""
     make = {"serial": T.serial, "parallel": T.parallel}[kind]
-    return make(_index(start), _index(start + extent))
+    return make(index_of(start), index_of(start + extent))
 
 
 def splat(value: Any, lanes: int) -> Any:
@@ -77,12 +77,12 @@ def vector(dtype: str, lanes: int) -> str:
 
 def load(buffer: Any, indices: Sequence[Any], lanes: int) -> Any:
     """``lanes`` consecutive elements of the last axis, starting at ``indices``."""
-    return buffer.vload([_index(index) for index in indices], vector(buffer.dtype, lanes))
+    return buffer.vload([index_of(index) for index in indices], vector(buffer.dtype, lanes))
 
 
 def store(buffer: Any, value: Any, indices: Sequence[Any], lanes: int) -> None:
     """Writes ``lanes`` consecutive elements of the last axis, starting at ``indices``."""
-    *outer, last = [_index(index) for index in indices]
+    *outer, last = [index_of(index) for index in indices]
     T.buffer_store(buffer, value, [*outer, T.ramp(last, T.int64(1), lanes) if lanes > 1 else last])
 
 

@@ -138,6 +138,16 @@ class PackedLayout:
         return self.unit * self.weight.bits // INPUT_MULTIPLE
 
     @cached_property
+    def positions(self) -> tuple[int, ...]:
+        """The bit at which the code of each step of a unit lies if only its lower pieces are moved.
+
+        What is looked up in a codebook is a byte, wherever the code lay.
+        """
+        if self.weight.is_codebook:
+            return (0,) * len(self.fields)
+        return tuple(field[0].source - field[0].position for field in self.fields)
+
+    @cached_property
     def tensors(self) -> tuple[TensorSpec, ...]:
         """The stored tensors, in the order in which kernels take them."""
         tiles, blocks, lanes = self.tiles, self.blocks, self.lanes

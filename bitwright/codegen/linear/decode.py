@@ -8,22 +8,18 @@ from typing import Any
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import Registers, load, loop, prefetch, splat, vector, zero_registers
-from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.dot import Dot
-from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, finish_group, fits_int32, packed_x
-from bitwright.codegen.linear.lookup import looked_up, wraps
-from bitwright.codegen.linear.unpack import (
-    field_codes,
-    field_position,
-    group_offset,
-    group_scale,
-    step_codes,
-    widen_half,
-)
+from bitwright.codegen.linear.int8_group import finish_group, fits_int32
+from bitwright.codegen.linear.lookup import looked_up
+from bitwright.codegen.linear.ordered_sums import sums_in_order
+from bitwright.codegen.linear.span_sums import start_sums, sums_in_place, sums_moved
+from bitwright.codegen.linear.unpack import group_offset, group_scale, widen_half
 
 LINE_BYTES = 64
 """Of a cache line, which one prefetch asks for."""
+
+Prepared = Callable[[Any], Any]
+Starts = list[Any] | None
 
 
 def decode_packed(args: Arguments, tile: Any) -> None:
@@ -32,26 +28,14 @@ def decode_packed(args: Arguments, tile: Any) -> None:
     dot = args.dot
     prepared = looked_up(args, dot.prepare)
     results = zero_registers(layout.blocks, vector("float32", lanes))
-    span = args.schedule.fitting_span(layout.group)
-    spans, units = layout.group // span, span // layout.unit
-    sums = _sums_in_place if dot.in_place else _sums_moved
+    sums = _sums_in_order if args.schedule.ordered else _sums_of_spans
 
     with loop(layout.groups) as group:
         offsets = [group_offset(args.zeros, layout, dot.bias, tile, group, block) for block in range(layout.blocks)]
         starts = offsets if fits_int32(dot, terms, layout.group) else None
         activation_sum = args["sum"][0, group]
         prefetch_scales(args, tile, group)
-        if spans == 1:
-            prefetch_codes(args, tile, group * units, units)
-            totals = sums(args, dot, prepared, tile, group * units, units, starts, activation_sum)
-        else:
-            totals = _start(args, dot, starts, activation_sum)
-            with loop(spans) as index:
-                first_unit = (group * spans + index) * units
-                prefetch_codes(args, tile, first_unit, units)
-                part = sums(args, dot, prepared, tile, first_unit, units, None, None)
-                for sum_index in range(len(totals)):
-                    totals[sum_index] = totals[sum_index] + part[sum_index]
+        totals = sums(args, prepared, tile, group, starts, activation_sum)
         for block in range(layout.blocks):
             sums_of_terms = [totals[term * layout.blocks + block] for term in range(terms)]
             total = finish_group(dot, sums_of_terms, layout.group, offsets[block], activation_sum)
@@ -61,19 +45,48 @@ def decode_packed(args: Arguments, tile: Any) -> None:
         args.write(0, tile, block, results[block])
 
 
-def prefetch_codes(args: Arguments, tile: Any, first_unit: Any, units: int) -> None:
-    """Ask for as many lines of codes as a span has, the schedule's distance ahead in the stream."""
+def _sums_in_order(args: Arguments, prepared: Prepared, tile: Any, group: Any, starts: Starts, x_sum: Any) -> Registers:
+    return sums_in_order(args, prepared, tile, group, lambda *span: _codes_ahead(args, tile, *span), starts, x_sum)
+
+
+def _sums_of_spans(args: Arguments, prepared: Prepared, tile: Any, group: Any, starts: Starts, x_sum: Any) -> Registers:
+    layout, dot = args.layout, args.dot
+    span = args.schedule.fitting_span(layout.group)
+    spans, units = layout.group // span, span // layout.unit
+    sums = sums_in_place if dot.in_place else sums_moved
+
+    def ask(first_unit: Any) -> None:
+        for elements in _codes_ahead(args, tile, first_unit, units):
+            for element in elements:
+                prefetch(element, args.schedule.prefetch_level)
+
+    if spans == 1:
+        ask(group * units)
+        return sums(args, dot, prepared, tile, group * units, units, starts, x_sum)
+    totals = start_sums(args, dot, starts, x_sum)
+    with loop(spans) as index:
+        first_unit = (group * spans + index) * units
+        ask(first_unit)
+        part = sums(args, dot, prepared, tile, first_unit, units, None, None)
+        for sum_index in range(len(totals)):
+            totals[sum_index] = totals[sum_index] + part[sum_index]
+    return totals
+
+
+def _codes_ahead(args: Arguments, tile: Any, first_unit: Any, units: int) -> list[list[Any]]:
+    """What to ask for with each line of codes of a span: the cache line at the schedule's distance ahead, if any."""
     layout, distance = args.layout, args.schedule.prefetch
     if not distance:
-        return
-    per_unit = layout.blocks * layout.lines
-    for line in range(0, units * per_unit, LINE_BYTES // (4 * layout.lanes)):
-        unit, rest = divmod(line + distance // (4 * layout.lanes), per_unit)
+        return []
+    line_bytes, per_unit = 4 * layout.lanes, layout.blocks * layout.lines
+    asked = []
+    for line in range(units * per_unit):
+        unit, rest = divmod(line + distance // line_bytes, per_unit)
         block, inner = divmod(rest, layout.lines)
-        prefetch(
-            args["codes"][tile, first_unit + unit, T.int64(block), T.int64(inner), T.int64(0)],
-            args.schedule.prefetch_level,
-        )
+        begins = line * line_bytes % LINE_BYTES == 0
+        element = args["codes"][tile, first_unit + unit, T.int64(block), T.int64(inner), T.int64(0)]
+        asked.append([element] if begins else [])
+    return asked
 
 
 def prefetch_scales(args: Arguments, tile: Any, group: Any) -> None:
@@ -90,96 +103,6 @@ def prefetch_scales(args: Arguments, tile: Any, group: Any) -> None:
                 prefetch(
                     args[tensor.name][tile, group + ahead, T.int64(block), T.int64(lane)], args.schedule.prefetch_level
                 )
-
-
-def _start(args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:
-    """int32 sums of each term and block, term by term: zero, and for the last term offset * sum * 2**position."""
-    totals = zero_registers(args.terms * args.layout.blocks, vector("int32", args.layout.lanes))
-    if offsets is None:
-        return totals
-    start = activation_sum << T.int32(position) if position else activation_sum
-    last = (args.terms - 1) * args.layout.blocks
-    for block, offset in enumerate(offsets):
-        totals[last + block] = centred(dot, totals[last + block], offset, start)
-    return totals
-
-
-def _sums_in_place(
-    args: Arguments,
-    dot: Dot,
-    prepared: Callable[[Any], Any],
-    tile: Any,
-    first_unit: Any,
-    units: int,
-    offsets: list[Any] | None,
-    activation_sum: Any,
-) -> Registers:
-    """Sums of code * activation (plus offset * sum of activations) over a span, codes multiplied where they lie.
-
-    A code at bit p of its byte counts 2**p times. So codes of each position are summed apart, the highest position's
-    sums are shifted down to the next and added, and so on: exact, and a shift per position instead of one per code.
-    Sums are cut into short chains, because a dot product has to wait for the one before it in its chain.
-    """
-    layout, lanes = args.layout, args.layout.lanes
-    # What is looked up is a byte, wherever the code lay.
-    place = [0 if layout.weight.is_codebook else field_position(layout, step) for step in range(len(layout.fields))]
-    positions = sorted(set(place), reverse=True)
-    totals = _start(args, dot, offsets, activation_sum, positions[0])
-    for position, above in zip(positions, [positions[0], *positions], strict=False):
-        steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
-        if position != above:
-            for index in range(len(totals)):
-                totals[index] = totals[index] >> splat(T.int32(above - position), lanes)
-        for first in range(0, len(steps), args.schedule.chain):
-            chain = totals if first == 0 and position == positions[0] else zero_registers(len(totals), totals.dtype)
-            for unit, step in steps[first : first + args.schedule.chain]:
-                k = (first_unit + unit) * layout.unit + 4 * step
-                x4 = [packed_x(args["x8"], 0, k + term * layout.inputs) for term in range(args.terms)]
-                for block in range(layout.blocks):
-                    place_of = (tile, first_unit + unit, block, step, position)
-                    operand = prepared(field_codes(args["codes"], layout, *place_of, any_above=wraps(args)))
-                    for term in range(args.terms):
-                        index = term * layout.blocks + block
-                        chain[index] = dot.step(chain[index], operand, x4[term])
-            if chain is not totals:
-                for index in range(len(totals)):
-                    totals[index] = totals[index] + chain[index]
-    return totals
-
-
-def _sums_moved(
-    args: Arguments,
-    dot: Dot,
-    prepared: Callable[[Any], Any],
-    tile: Any,
-    first_unit: Any,
-    units: int,
-    offsets: list[Any] | None,
-    activation_sum: Any,
-) -> Registers:
-    """The same where operands must stay small: every code is moved to bit 0."""
-    layout = args.layout
-    totals = _start(args, dot, offsets, activation_sum)
-
-    def operand(block: int, step: int) -> Any:
-        unit, inner = divmod(step, layout.unit // 4)
-        return prepared(step_codes(args["codes"], layout, tile, first_unit + unit, block, inner))
-
-    def activation(term: int, step: int) -> Any:
-        return packed_x(args["x8"], 0, first_unit * layout.unit + 4 * step + term * layout.inputs)
-
-    for chunk in range(units * layout.unit // INPUT_MULTIPLE):
-        steps = chunk * (INPUT_MULTIPLE // 4)
-        accumulate_chunk(
-            dot,
-            totals,
-            args.terms,
-            layout.blocks,
-            lambda block, step, steps=steps: operand(block, steps + step),  # type: ignore[misc]
-            lambda term, step, steps=steps: activation(term, steps + step),  # type: ignore[misc]
-            unroll=True,
-        )
-    return totals
 
 
 def decode_float(args: Arguments, tile: Any) -> None:

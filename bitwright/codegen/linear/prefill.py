@@ -18,7 +18,7 @@ from bitwright.codegen.linear.register_block import Column, RegisterBlock, Slice
 from bitwright.codegen.linear.results import Results, TileResults
 from bitwright.codegen.linear.row_blocks import for_row_blocks
 from bitwright.codegen.linear.scale_table import MIN_TOKENS, ScaleTable
-from bitwright.codegen.linear.unpack import group_offset, group_scale, step_codes
+from bitwright.codegen.linear.unpack import group_offset, group_scale, lines_of, step_codes
 
 MAX_TOKENS = 528
 """Tokens for which a slice is unpacked once: a chunk, rounded up to what results wait for (``Results.tokens``)."""
@@ -78,7 +78,9 @@ def _unpack(args: Arguments, part: Slice) -> None:
     with loop(units) as unit:
         for number, (tile, block) in enumerate(part.columns):
             for step in range(steps):
-                codes = step_codes(args["codes"], layout, tile, part.number * units + unit, block, step)
+                codes = step_codes(
+                    lines_of(args["codes"], layout, tile, part.number * units + unit, block), layout, step
+                )
                 store(part.operands, prepared(codes), [unit * steps + step, number, 0], 4 * lanes)
     with loop(part.groups) as index:
         group = part.first_group + index

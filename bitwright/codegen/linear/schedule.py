@@ -24,6 +24,7 @@ _DISTANCE = {1: 8192, 2: 2048}
 """Bytes ahead in the stream of codes that prefetches ask for, by the level of the cache that they go to."""
 _DISTANCE_OF_BITS = {(1, 8): 0, (2, 5): 16384, (2, 8): 8192}
 """Of widths that want another, by level and bits."""
+OPERAND_REGISTERS = 8
 _LOOKUP_GROUP = 32  # longer groups have fewer products of scales than a table costs
 
 
@@ -36,6 +37,7 @@ class LinearSchedule:
         prefetch_level: of the cache that they are asked into, 1 or 2.
         chain: most dot products in decoding that wait for each other.
         span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
+        ordered: decoding reads codes strictly in the order of memory (``ordered_sums``); chains do not matter then.
         rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
         depth: most inputs that prefill unpacks at a time (at least a group).
         lookup: prefill looks products of scales up, where target and activations allow it (``scale_table``).
@@ -45,6 +47,7 @@ class LinearSchedule:
     prefetch_level: int = 1
     chain: int = 4
     span: int = 32
+    ordered: bool = False
     rows: int = 3
     columns: int = 4
     depth: int = 576
@@ -88,6 +91,8 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
         # The table of scales shares the nearest cache with the unpacked codes.
         return LinearSchedule(rows=rows, columns=columns, depth=LinearSchedule.depth // 2, lookup=True)
     level = isa.prefetch_level
+    if level == 2 and can_be_ordered(spec, isa):
+        return LinearSchedule(prefetch_level=level, ordered=True)
     distance = _DISTANCE_OF_BITS.get((level, spec.scheme.weight.bits), _DISTANCE[level])
     return LinearSchedule(prefetch=distance, prefetch_level=level)
 
@@ -106,6 +111,13 @@ def _register_block(spec: LinearSpec, isa: Isa) -> tuple[int, int]:
     return (2, 3) if blocks == 3 else (4, 2)
 
 
+def can_be_ordered(spec: LinearSpec, isa: Isa) -> bool:
+    """The sums of every position, block and term fit the registers, beside what is multiplied."""
+    layout = spec.layout(isa)
+    sums = len(set(layout.positions)) * layout.blocks * spec.scheme.terms
+    return isa.dot == "vnni" and sums <= isa.registers - OPERAND_REGISTERS
+
+
 def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
     """Values of each knob that changes the decode kernel of ``spec``."""
     if spec.scheme.weight.is_float:
@@ -116,6 +128,7 @@ def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
         "prefetch": _PREFETCH,
         "prefetch_level": (1, 2),
         **({} if isa.dot == "maddubs" else {"chain": _CHAIN}),
+        **({"ordered": (False, True)} if can_be_ordered(spec, isa) else {}),
         **({"span": spans} if len(spans) > 1 else {}),
     }
 

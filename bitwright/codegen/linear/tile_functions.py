@@ -7,6 +7,7 @@ what is done to a tile. With functions of any number of tiles LLVM compiles each
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from bitwright.codegen.linear.prefill import prefill_packed
 from bitwright.codegen.linear.prefill_float import prefill_float
 from bitwright.codegen.linear.schedule import LinearSchedule
 from bitwright.codegen.linear.spec import TOKENS, LinearSpec, activation_tensors, result_tensors
+from bitwright.codegen.ordered import loads_in_order
 
 
 def compute_tiles(args: Arguments, first: Any, count: Any) -> None:
@@ -32,7 +34,8 @@ def compute_tiles(args: Arguments, first: Any, count: Any) -> None:
     if isinstance(count, int) and count == 1:
         _generator(args.spec)(args, first)
         return
-    with loop(count, start=first) as tile:
+    ordered = args.spec.rows == 1 and args.schedule.ordered
+    with loads_in_order(4 * args.layout.lanes) if ordered else nullcontext(), loop(count, start=first) as tile:
         _generator(args.spec)(args, tile)
 
 

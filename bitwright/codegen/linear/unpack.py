@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
@@ -10,29 +11,21 @@ from bitwright.codegen.builder import load, splat, vector
 from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import PackedLayout
 
+Lines = Callable[[int], Any]
+"""The lines of a unit, by number: u8 x (4 * lanes)."""
 
-def step_codes(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: int, step: int) -> Any:
+
+def lines_of(codes: Any, layout: PackedLayout, tile: Any, unit: Any, block: int) -> Lines:
+    """Lines that are loaded where they are used."""
+    return lambda line: load(codes, [tile, unit, block, line, 0], 4 * layout.lanes)
+
+
+def step_codes(lines: Lines, layout: PackedLayout, step: int) -> Any:
     """Codes of four inputs (step ``step`` of a unit) of ``lanes`` rows: u8 x (4 * lanes), byte 4 * row + j."""
-    return field_codes(codes, layout, tile, unit, block, step, 0)
+    return field_codes(lines, layout, step, 0)
 
 
-def field_position(layout: PackedLayout, step: int) -> int:
-    """The bit at which the code of a step of a unit lies if only its lower pieces are moved."""
-    first = layout.fields[step][0]
-    return first.source - first.position
-
-
-def field_codes(
-    codes: Any,
-    layout: PackedLayout,
-    tile: Any,
-    unit: Any,
-    block: int,
-    step: int,
-    position: int,
-    *,
-    any_above: bool = False,
-) -> Any:
+def field_codes(lines: Lines, layout: PackedLayout, step: int, position: int, *, any_above: bool = False) -> Any:
     """Codes of a step at bit ``position`` of their bytes, all other bits zero: code * 2**position.
 
     Args:
@@ -40,10 +33,9 @@ def field_codes(
     """
     result = None
     for piece in layout.fields[step]:
-        line = load(codes, [tile, unit, block, piece.line, 0], 4 * layout.lanes)
         free = any_above and result is None
         width = 8 - piece.position - position if free else piece.width
-        bits = _moved(line, piece.source, width, piece.position + position, layout.lanes)
+        bits = _moved(lines(piece.line), piece.source, width, piece.position + position, layout.lanes)
         result = bits if result is None else result | bits
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -56,6 +57,23 @@ def test_codebooks_are_shuffles_of_registers(name: str, isa: Isa, instruction: s
     for block in hot:
         assert re.search(rf"{instruction}\s.*%zmm", block)
         assert not SPILL.search(block)
+
+
+@pytest.mark.parametrize("name", ["u2g32a8", "u3g64a8", "u4g32za8", "u5g32a8", "u6g32a8", "u8g32a8", "c5g32a8"])
+def test_codes_are_read_in_the_order_of_memory(name: str) -> None:
+    """The lines of 64 bytes of spans, each once, from the lowest address to the highest."""
+    spec = LinearSpec(1536, 576, LinearScheme.parse(name), rows=1)
+    layout = spec.layout(AVX512VNNI)
+    lines = layout.blocks * layout.weight.bits
+    loads = [
+        [int(offset or 0) for offset in re.findall(r"vmovdq[au]\w*\s+(-?\d*)\(%r\w+(?:,%r\w+)?(?:,\d)?\), %zmm", block)]
+        for block in blocks(assembly(spec, AVX512VNNI, mcpu="znver4"))
+        if "vpdpbusd" in block
+    ]
+    for offsets in loads:
+        assert {b - a for a, b in pairwise(offsets)} == {64}
+        assert len(offsets) % lines == 0, "LLVM may unroll spans"
+    assert loads
 
 
 @pytest.mark.parametrize("mcpu", ["alderlake", "znver4"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bitwright.codegen.isa import AVX2, AVX512VNNI, select_isa
+from bitwright.codegen.isa import AVX2, AVX512VNNI, Isa, select_isa, tuned_for
 from bitwright.codegen.linear import LinearSchedule, LinearSpec, build_linear, default_schedule
 from bitwright.codegen.linear.schedule import decode_space, fixed
 from bitwright.codegen.reference.linear import quantize_activation
@@ -31,22 +31,34 @@ def test_a_span_divides_the_group() -> None:
 
 
 def test_spaces_hold_the_knobs_that_matter() -> None:
-    def knobs(scheme: str, isa: object = AVX512VNNI) -> set[str]:
-        return set(decode_space(LinearSpec(64, 128, LinearScheme.parse(scheme), rows=1), isa))  # type: ignore[arg-type]
+    def knobs(scheme: str, isa: Isa = AVX512VNNI) -> set[str]:
+        return set(decode_space(LinearSpec(128, 128, LinearScheme.parse(scheme), rows=1), isa))
 
     assert knobs("f16") == set()
-    assert knobs("u4g32a8") == knobs("u4g32a16") == {"prefetch", "prefetch_level", "chain"}
-    assert knobs("u4g128a8") == {"prefetch", "prefetch_level", "chain", "span"}
+    assert knobs("u4g32a8") == knobs("u4g32a16") == {"prefetch", "prefetch_level", "chain", "ordered"}
+    assert knobs("u4g128a8") == {"prefetch", "prefetch_level", "chain", "ordered", "span"}
+    assert knobs("u2g32a16") == {"prefetch", "prefetch_level", "chain"}, "32 sums do not fit beside operands"
     assert knobs("u4g128a8", AVX2) == {"prefetch", "prefetch_level", "span"}
 
 
-def test_no_knob_changes_a_result() -> None:
+@pytest.mark.parametrize("cpu", ["znver4", "", "znver5"])
+def test_order_replaces_prefetches_where_it_was_measured(cpu: str) -> None:
+    """Prefetches belong in the nearest cache of a Zen 5, on which kernels were tuned with them."""
+    spec = LinearSpec(64, 128, LinearScheme.parse("u5g32a8"), rows=1)
+    schedule = default_schedule(spec, tuned_for(AVX512VNNI, cpu))
+    assert (schedule.ordered, schedule.prefetch > 0) == ((False, True) if cpu == "znver5" else (True, False))
+
+
+@pytest.mark.parametrize("name", ["u3g128za8", "u5g64a8", "c5g64a8", "u8g128a16", "u2g128a8", "u6rowza8"])
+def test_no_knob_changes_a_result(name: str) -> None:
     from bitwright.codegen.builder import build, read_host_target
 
     isa = select_isa(host_features())
-    spec = LinearSpec(72, 256, LinearScheme.parse("u3g128za8"), rows=1)
+    spec = LinearSpec(72, 256, LinearScheme.parse(name), rows=1)
     layer = random_layer(spec, isa)
-    activations = quantize_activation(np.random.default_rng(1).standard_normal((1, 256)).astype(np.float32), 128)
+    activations = quantize_activation(
+        np.random.default_rng(1).standard_normal((1, 256)).astype(np.float32), spec.layout(isa).group, spec.scheme.terms
+    )
     base = default_schedule(spec, isa)
     space = decode_space(spec, isa)
     schedules = [base, *(replace(base, **{knob: value}) for knob, values in space.items() for value in values)]

@@ -59,9 +59,9 @@ def test_codebooks_are_shuffles_of_registers(name: str, isa: Isa, instruction: s
         assert not SPILL.search(block)
 
 
-@pytest.mark.parametrize("name", ["u2g32a8", "u3g64a8", "u4g32za8", "u5g32a8", "u6g32a8", "u8g32a8", "c5g32a8"])
+@pytest.mark.parametrize("name", ["u2g32a8", "u3g32a8", "u4g32za8", "u5g32a8", "u6g32a8", "u8g32a8", "c5g32a8"])
 def test_codes_are_read_in_the_order_of_memory(name: str) -> None:
-    """The lines of 64 bytes of spans, each once, from the lowest address to the highest."""
+    """The lines of 64 bytes of a span, each once, from the lowest address to the highest."""
     spec = LinearSpec(1536, 576, LinearScheme.parse(name), rows=1)
     layout = spec.layout(AVX512VNNI)
     lines = layout.blocks * layout.weight.bits
@@ -72,7 +72,7 @@ def test_codes_are_read_in_the_order_of_memory(name: str) -> None:
     ]
     for offsets in loads:
         assert {b - a for a, b in pairwise(offsets)} == {64}
-        assert len(offsets) % lines == 0, "LLVM may unroll spans"
+        assert len(offsets) == lines
     assert loads
 
 

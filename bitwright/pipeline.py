@@ -166,7 +166,7 @@ def tuned_schedules(options: Options, target: Target) -> TunedSchedules:
     from bitwright.autotune.store import TunedSchedules, load_records
     from bitwright.codegen.isa import select_isa
 
-    records = load_records(options.records, select_isa(target.features), target.fingerprint)
+    records = load_records(options.records, select_isa(target.features), target.fingerprint, target.tune)
     return TunedSchedules(records, target.fingerprint, target.cores)
 
 

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from bitwright.autotune.space import Knobs, Value
 from bitwright.autotune.workload import Workload
 from bitwright.errors import InputError
+from bitwright.target import KERNELS
 
 RECORD_VERSION = 1
 
@@ -31,7 +32,7 @@ class Record:
         seconds: its median time; None if it failed.
         failure: why it failed, in one sentence; None if it was measured.
         default_seconds: the default candidate's time in the same run, alternated with the candidate; None if it failed.
-        versions: of the compiler that built it.
+        versions: of the compiler that built it, and "kernels", the generation of the kernels.
         date: ISO 8601, UTC.
     """
 
@@ -50,6 +51,11 @@ class Record:
             raise InputError("a record has neither times nor a failure", where=str(self.workload))
         if self.failure is not None and any(s is not None for s in measured):
             raise InputError("a record has both a failure and times", where=str(self.workload))
+
+    @property
+    def is_current(self) -> bool:
+        """It is of today's kernels: those before had other knobs, and were compared with other defaults."""
+        return self.versions.get("kernels") == str(KERNELS)
 
     @property
     def ratio(self) -> float | None:

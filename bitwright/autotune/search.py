@@ -15,7 +15,7 @@ from bitwright.autotune.space import Key, Knobs, Space, key_of
 from bitwright.autotune.strategy import Strategy
 from bitwright.autotune.workload import Workload
 from bitwright.errors import UnsupportedError
-from bitwright.target import versions
+from bitwright.target import KERNELS, versions
 
 BATCH = 8
 CONFIRMED = 3
@@ -126,11 +126,12 @@ def tune(
 def measured_record(workload: Workload, knobs: Knobs, measure: Measure, fingerprint: str) -> Record:
     """Measure a candidate; a failure is recorded as well."""
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    made_by = {**versions(), "kernels": str(KERNELS)}
     try:
         seconds, default_seconds = measure(workload, knobs)
     except MeasuringError as error:
-        return Record(fingerprint, workload, knobs, None, str(error), None, versions(), date)
-    return Record(fingerprint, workload, knobs, seconds, None, default_seconds, versions(), date)
+        return Record(fingerprint, workload, knobs, None, str(error), None, made_by, date)
+    return Record(fingerprint, workload, knobs, seconds, None, default_seconds, made_by, date)
 
 
 def records_of(workload: Workload, records: Sequence[Record]) -> list[Record]:

@@ -18,6 +18,7 @@ from bitwright.autotune.workload import Workload
 from bitwright.codegen.isa import ISAS, Isa
 from bitwright.codegen.linear import LinearSchedule, LinearSpec, default_schedule
 from bitwright.errors import InputError
+from bitwright.target import KERNELS
 from bitwright.user_cache import user_cache
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -82,31 +83,42 @@ def _bare(isa: Isa) -> Isa:
 
 
 def best_schedule(workload: Workload, records: Sequence[Record], fingerprint: str) -> Knobs | None:
-    """The knobs on record: of this very target if it was tuned there (None if the default won), else of its like."""
+    """The knobs on record: of this very target if it was tuned there (None if the default won), else of its like.
+
+    Where nobody tuned for as many threads, for the nearest number of them.
+    """
     own = [r for r in records if r.workload == workload and r.fingerprint == fingerprint]
     if ratios(workload, own):
         return best_knobs(workload, own)
-    return best_knobs(workload, [r for r in records if r.workload == workload])
+    if any(r.workload == workload for r in records):
+        return best_knobs(workload, records)
+    counts = {r.workload.threads for r in records if replace(r.workload, threads=workload.threads) == workload}
+    if not counts:
+        return None
+    nearest = min(counts, key=lambda count: (abs(count - workload.threads), count))
+    return best_knobs(replace(workload, threads=nearest), records)
 
 
-def load_records(named: Path | None, isa: Isa, fingerprint: str) -> tuple[Record, ...]:
-    """The records that a compilation may use.
+def load_records(named: Path | None, isa: Isa, fingerprint: str, cpu: str) -> tuple[Record, ...]:
+    """The records that a compilation may use: those of today's kernels.
 
     Args:
         named: the file that the user names; None: the user's cache and the package's own.
+        cpu: ``Target.tune``: what ships was measured on CPUs of one kind, and says little about others.
 
     Raises:
         InputError: a file cannot be read, or the named one holds nothing for this instruction set.
     """
     if named is None:
-        candidates = [user_file(fingerprint), *(SHIPPED / f"{name}.jsonl" for name in same_code(isa))]
-        return tuple(record for path in candidates if path.exists() for record in read_records(path))
-    records = tuple(r for r in read_records(named) if r.workload.isa in same_code(isa))
+        candidates = [user_file(fingerprint), *(SHIPPED / f"{cpu}-{name}.jsonl" for name in same_code(isa))]
+        found = [record for path in candidates if path.exists() for record in read_records(path)]
+        return tuple(record for record in found if record.is_current)
+    records = tuple(r for r in read_records(named) if r.is_current and r.workload.isa in same_code(isa))
     if not records:
         raise InputError(
             "the tuning records hold nothing for this target",
             where=str(named),
-            limit=f"kernels for {isa.name}",
+            limit=f"kernels for {isa.name}, of generation {KERNELS}",
             remedy="tune for this target, or leave --records out",
         )
     return records

@@ -12,7 +12,7 @@ from bitwright.autotune.search import Task
 from bitwright.autotune.space import Knobs, Space
 from bitwright.autotune.strategy import Strategy
 from bitwright.autotune.workload import Workload
-from bitwright.target import versions
+from bitwright.target import KERNELS, versions
 
 SPACE = Space.of(
     {
@@ -23,6 +23,7 @@ SPACE = Space.of(
         "order": ("rows", "columns"),
     }
 )
+MADE_BY = {**versions(), "kernels": str(KERNELS)}
 DEFAULT: Knobs = {"blocks": 4, "unroll": 1, "prefetch": 0, "split": 1, "order": "rows"}
 
 
@@ -66,9 +67,9 @@ def record(work: Workload, knobs: Knobs, fingerprint: str = "here", ratio: float
     try:
         seconds = cost(work, knobs) if ratio is None else ratio * 1e-5
     except MeasuringError as error:
-        return Record(fingerprint, work, knobs, None, str(error), None, versions(), date)
+        return Record(fingerprint, work, knobs, None, str(error), None, MADE_BY, date)
     default = cost(work, DEFAULT) if ratio is None else 1e-5
-    return Record(fingerprint, work, knobs, seconds, None, default, versions(), date)
+    return Record(fingerprint, work, knobs, seconds, None, default, MADE_BY, date)
 
 
 def best_after(strategy: Strategy, path: Path, trials: int, work: Workload) -> float:

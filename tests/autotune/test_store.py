@@ -14,8 +14,9 @@ from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI
 from bitwright.codegen.linear import LinearSpec, default_schedule
 from bitwright.errors import InputError
 from bitwright.scheme import LinearScheme
+from bitwright.target import KERNELS
 
-from .synthetic import record, workload
+from .synthetic import MADE_BY, record, workload
 
 KNOBS = {"prefetch": 4096, "chain": 2}
 OTHER = {"prefetch": 0, "chain": 8}
@@ -56,10 +57,10 @@ def test_instruction_sets_that_differ_in_look_ups_only_share_records() -> None:
 def test_named_records_must_hold_something_for_the_instruction_set(tmp_path: Path) -> None:
     with RecordFile(tmp_path / "r.jsonl", "here") as file:
         file.append(record(workload(), KNOBS, ratio=0.8))
-    assert len(load_records(tmp_path / "r.jsonl", AVX512VNNI, "elsewhere")) == 1
+    assert len(load_records(tmp_path / "r.jsonl", AVX512VNNI, "elsewhere", "znver4")) == 1
     with pytest.raises(InputError, match="hold nothing for this target") as caught:
-        load_records(tmp_path / "r.jsonl", AVX2, "here")
-    assert caught.value.limit == "kernels for avx2"
+        load_records(tmp_path / "r.jsonl", AVX2, "here", "znver4")
+    assert caught.value.limit == f"kernels for avx2, of generation {KERNELS}"
 
 
 def test_the_users_records_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,13 +70,33 @@ def test_the_users_records_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.parent.mkdir(parents=True)
     with RecordFile(path, "f00") as file:
         file.append(record(workload(), KNOBS, "f00", 0.8))
-    assert load_records(None, AVX512VNNI, "f00")[0].fingerprint == "f00"
+    assert load_records(None, AVX512VNNI, "f00", "znver4")[0].fingerprint == "f00"
 
 
-def test_shipped_records_are_found_for_the_instruction_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_records_are_found_for_the_cpu_and_the_instruction_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr(store, "SHIPPED", tmp_path)
-    with RecordFile(tmp_path / "avx512vnni.jsonl", "there") as file:
+    with RecordFile(tmp_path / "znver4-avx512vnni.jsonl", "there") as file:
         file.append(record(workload(), KNOBS, "there", 0.8))
-    assert [r.fingerprint for r in load_records(None, AVX512VBMI, "here")] == ["there"]
-    assert load_records(None, AVX2, "here") == ()
+    assert [r.fingerprint for r in load_records(None, AVX512VBMI, "here", "znver4")] == ["there"]
+    assert load_records(None, AVX2, "here", "znver4") == ()
+    assert load_records(None, AVX512VBMI, "here", "znver5") == ()
+
+
+def test_records_of_kernels_of_another_generation_are_left_out(tmp_path: Path) -> None:
+    """Their knobs were compared with defaults that are no more."""
+    old = replace(record(workload(), KNOBS, ratio=0.8), versions={**MADE_BY, "kernels": str(KERNELS - 1)})
+    with RecordFile(tmp_path / "r.jsonl", "here") as file:
+        file.append(old)
+    with pytest.raises(InputError, match="hold nothing for this target"):
+        load_records(tmp_path / "r.jsonl", AVX512VNNI, "here", "znver4")
+
+
+def test_where_nobody_tuned_for_as_many_threads_the_nearest_number_serves() -> None:
+    one, eight = (replace(workload(), threads=threads) for threads in (1, 8))
+    records = [record(one, KNOBS, "there", 0.8), record(eight, OTHER, "there", 0.8)]
+    assert best_schedule(workload(), records, "here") == KNOBS
+    assert best_schedule(replace(workload(), threads=6), records, "here") == OTHER
+    assert best_schedule(workload(), [record(workload(), KNOBS, "there", 1.2), *records], "here") is None

@@ -1,7 +1,7 @@
 """What may be varied in a linear kernel without changing its result: the knobs that tuning turns.
 
-Defaults are what measured best over shapes and widths, on a Zen 5 but for prefetches into the second cache, which were
-measured on a Zen 4 (see docs/results.md); tuning refines them per shape.
+Defaults are what measured best over shapes and widths: for prefill and for CPUs of ``isa.NEAREST_CACHE`` on a Zen 5, of
+decoding elsewhere on a Zen 4 (see docs/results.md); tuning refines them per shape.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ _COLUMNS = (1, 2, 3, 4)
 _DEPTH = (192, 288, 576, 1024, 2048, 4096)
 _DISTANCE = {1: 8192, 2: 2048}
 """Bytes ahead in the stream of codes that prefetches ask for, by the level of the cache that they go to."""
-_DISTANCE_OF_BITS = {(1, 8): 0, (2, 5): 16384, (2, 8): 8192}
-"""Of widths that want another, by level and bits."""
+_DISTANCE_OF_BITS = {8: 0}
+"""Into the first cache, of widths that want another."""
+_SLOW_DISTANCE = 4096
+"""The same into the first cache, where arithmetic takes about as long as memory: it has less to wait for."""
+_SLOWEST_BITS = 2
+"""Codes that take so long to unpack without VNNI that the order of loads does not matter, and instructions do."""
 OPERAND_REGISTERS = 8
+"""Besides sums, of which ``can_be_ordered`` holds as many as there are other registers."""
 _LOOKUP_GROUP = 32  # longer groups have fewer products of scales than a table costs
 
 
@@ -90,11 +95,16 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
             return LinearSchedule(rows=rows, columns=columns)
         # The table of scales shares the nearest cache with the unpacked codes.
         return LinearSchedule(rows=rows, columns=columns, depth=LinearSchedule.depth // 2, lookup=True)
-    level = isa.prefetch_level
-    if level == 2 and can_be_ordered(spec, isa):
-        return LinearSchedule(prefetch_level=level, ordered=True)
-    distance = _DISTANCE_OF_BITS.get((level, spec.scheme.weight.bits), _DISTANCE[level])
-    return LinearSchedule(prefetch=distance, prefetch_level=level)
+    return _decode_schedule(spec, isa)
+
+
+def _decode_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
+    level, bits, ordered = isa.prefetch_level, spec.scheme.weight.bits, can_be_ordered(spec, isa)
+    if level == 1:  # measured before loads could be ordered
+        return LinearSchedule(prefetch=_DISTANCE_OF_BITS.get(bits, _DISTANCE[level]), prefetch_level=level)
+    if isa.dot == "maddubs":
+        return LinearSchedule(prefetch=_SLOW_DISTANCE, prefetch_level=1, ordered=ordered and bits > _SLOWEST_BITS)
+    return LinearSchedule(prefetch=0 if ordered else _DISTANCE[level], prefetch_level=level, ordered=ordered)
 
 
 def _register_block(spec: LinearSpec, isa: Isa) -> tuple[int, int]:
@@ -114,8 +124,9 @@ def _register_block(spec: LinearSpec, isa: Isa) -> tuple[int, int]:
 def can_be_ordered(spec: LinearSpec, isa: Isa) -> bool:
     """The sums of every position, block and term fit the registers, beside what is multiplied."""
     layout = spec.layout(isa)
-    sums = len(set(layout.positions)) * layout.blocks * spec.scheme.terms
-    return isa.dot == "vnni" and sums <= isa.registers - OPERAND_REGISTERS
+    positions = len(set(layout.positions)) if isa.dot == "vnni" else 1
+    sums = positions * layout.blocks * spec.scheme.terms
+    return isa.dot != "portable" and sums <= isa.registers - OPERAND_REGISTERS
 
 
 def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:

@@ -38,7 +38,7 @@ def test_spaces_hold_the_knobs_that_matter() -> None:
     assert knobs("u4g32a8") == knobs("u4g32a16") == {"prefetch", "prefetch_level", "chain", "ordered"}
     assert knobs("u4g128a8") == {"prefetch", "prefetch_level", "chain", "ordered", "span"}
     assert knobs("u2g32a16") == {"prefetch", "prefetch_level", "chain"}, "32 sums do not fit beside operands"
-    assert knobs("u4g128a8", AVX2) == {"prefetch", "prefetch_level", "span"}
+    assert knobs("u4g128a8", AVX2) == {"prefetch", "prefetch_level", "ordered", "span"}
 
 
 @pytest.mark.parametrize("cpu", ["znver4", "", "znver5"])
@@ -47,6 +47,13 @@ def test_order_replaces_prefetches_where_it_was_measured(cpu: str) -> None:
     spec = LinearSpec(64, 128, LinearScheme.parse("u5g32a8"), rows=1)
     schedule = default_schedule(spec, tuned_for(AVX512VNNI, cpu))
     assert (schedule.ordered, schedule.prefetch > 0) == ((False, True) if cpu == "znver5" else (True, False))
+
+
+@pytest.mark.parametrize("name", ["u2g32a8", "u4g32a8", "c5g64a8"])
+def test_without_vnni_memory_is_asked_for_as_well(name: str) -> None:
+    schedule = default_schedule(LinearSpec(64, 128, LinearScheme.parse(name), rows=1), tuned_for(AVX2, "znver4"))
+    assert (schedule.prefetch, schedule.prefetch_level) == (4096, 1)
+    assert schedule.ordered == (name != "u2g32a8")
 
 
 @pytest.mark.parametrize("name", ["u3g128za8", "u5g64a8", "c5g64a8", "u8g128a16", "u2g128a8", "u6rowza8"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitwright.cli import console
-from bitwright.cli.options import JsonOption, TargetOption
+from bitwright.cli.options import JsonOption, TargetOption, parse_counts
 
 if TYPE_CHECKING:
     from bitwright.autotune.search import Outcome
@@ -23,6 +23,9 @@ def command(
     ],
     target: TargetOption = "native",
     scheme: Annotated[str | None, typer.Option(help="Of a model's linear layers. Default: u4g32a8.")] = None,
+    tokens: Annotated[
+        str, typer.Option(help="Numbers of tokens to tune at, with commas: 1 for decoding, others for prompts.")
+    ] = "1,128,512",
     trials: Annotated[int, typer.Option("--trials", "-n", help="Candidates of each kernel.")] = 48,
     strategy: Annotated[str, typer.Option(help="xgboost (a cost model proposes) or random.")] = "xgboost",
     seconds: Annotated[float | None, typer.Option(help="Most seconds for each kernel.")] = None,
@@ -39,7 +42,8 @@ def command(
     """
     from bitwright.timing.tuning import Request, to_json, tune_workloads, workloads_of
 
-    request = Request(target, trials, strategy, seconds, seed, output)  # type: ignore[arg-type]  # checked at birth
+    counts = tuple(parse_counts(tokens, "--tokens"))
+    request = Request(target, counts, trials, strategy, seconds, seed, output)  # type: ignore[arg-type]  # checked at birth
     workloads = workloads_of(model, request, scheme)
     with console.phases("tuning") as tell:
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 StrategyName = Literal["xgboost", "random"]
 STRATEGIES: tuple[StrategyName, ...] = ("xgboost", "random")
-PREFILL_TOKENS = (128, 512)
+TOKENS = (1, 128, 512)
 CANDIDATE_SECONDS = 30.0
 """A candidate that takes longer to build, check and time has failed."""
 
@@ -34,11 +34,13 @@ class Request:
     """How to search.
 
     Attributes:
+        tokens: numbers of them that kernels are tuned at; 1 is decoding.
         trials: candidates of each workload; ``seconds``: for each workload, None without limit.
         output: file of records, made or continued.
     """
 
     target: str = "native"
+    tokens: tuple[int, ...] = TOKENS
     trials: int = 48
     strategy: StrategyName = "xgboost"
     seconds: float | None = None
@@ -48,6 +50,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise UsageError(f"'{self.strategy}' is no strategy", limit=", ".join(STRATEGIES), where="--strategy")
+        if not self.tokens or min(self.tokens) < 1:
+            raise UsageError(f"tokens {self.tokens}", limit="numbers from 1", where="--tokens")
         if self.trials < 1:
             raise UsageError(f"{self.trials} trials", limit="at least 1", where="--trials")
         if self.seconds is not None and not self.seconds > 0:
@@ -124,7 +128,7 @@ def workloads_of(model: str, request: Request, scheme: str | None = None) -> lis
     # The last product makes logits, which prompts compute for one token only.
     return [
         Workload("linear", shape, name, m, target.cores, isa.name)
-        for m in (1, *PREFILL_TOKENS)
+        for m in dict.fromkeys(request.tokens)
         for shape, name in dict.fromkeys(products if m == 1 else products[:-1])
     ]
 

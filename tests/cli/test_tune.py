@@ -54,6 +54,8 @@ def test_json_is_one_document(command: Any, found: None) -> None:
     [
         (["--strategy", "luck"], "'luck' is no strategy"),
         (["-n", "0"], "0 trials"),
+        (["--tokens", "1,0"], "numbers from 1"),
+        (["--tokens", "few"], "'few' is no list of counts"),
         (["--seconds", "0"], "0.0 seconds"),
         (["--target", "z80"], "'z80' is not a target"),
     ],

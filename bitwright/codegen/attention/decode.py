@@ -24,6 +24,7 @@ from bitwright.codegen.builder import Registers, load, loop, prefetch, store, ve
 from bitwright.codegen.cache import BLOCK, CacheSpec
 from bitwright.codegen.cache_layout import TOKENS
 from bitwright.codegen.cache_read import Blocks
+from bitwright.codegen.isa import Isa
 from bitwright.codegen.layout import TensorSpec
 from bitwright.codegen.team import THREADS, Phase, TeamKernel, share
 from bitwright.codegen.vectormath import LOWEST, exp2, for_spans, hold, spans, splat
@@ -32,6 +33,9 @@ CHUNKS = {16: 64, 8: 16, 4: 16}
 """Keys of a chunk, by the lanes of a vector: so few that its keys and values and the prefetched next ones share L1.
 Measured with 16 lanes (Zen 5), 64 beat 128 by a quarter from DRAM and are within 2 % of 512 in cache; with 8 (Zen 3),
 16 beat 64 by a fifth from DRAM, where long contexts lie, and are a seventh slower in L3."""
+SECOND_CACHE_CHUNK = 128
+"""Where prefetches go to the second cache. On a Zen 4 from DRAM, of read bandwidth, one thread and two: 64 keys and the
+first cache 75 and 76 %, 64 and the second 73 and 76 %, 128 and the second 82 and 82 %, 256 79 %."""
 PACKED_CHUNK, PACKED_CHUNK_BYTES = 64, 10 * 1024
 """Fewest keys and most bytes of a chunk of packed caches: what is done once per chunk asks for more of them."""
 LINE_BYTES = 64
@@ -67,7 +71,7 @@ def attention_team_kernel(spec: AttentionSpec) -> TeamKernel:
 def _partial_results(spec: AttentionSpec, buffers: Mapping[str, Any], thread: Any, threads: Any) -> None:
     """What one thread's run of (head, chunk) pairs adds up to; heads it does not touch come out as empty sums."""
     cache, group = spec.cache, spec.group
-    tile = Tile.fit(group, spec.lanes, _chunk(cache, spec.lanes))
+    tile = Tile.fit(group, spec.lanes, _chunk(cache, spec.isa))
     end = T.Bind(buffers["pos"] + 1)
     seen = T.Bind(T.max(end - spec.window, T.int64(0)) if spec.window else T.int64(0))
     origin = T.Bind(align_down(cache, seen))
@@ -130,10 +134,16 @@ def _attend_run(reader: _Reader, block: DecodeBlock, allowed: Range, end: Any) -
         block.advance(recent, recent, allowed, first, T.min(first + chunk, end), relative=False)
 
 
-def _chunk(cache: CacheSpec, lanes: int) -> int:
+def _float_level(isa: Isa) -> int:
+    """The cache that float keys and values are asked into: the nearest one where vectors are short and arithmetic
+    takes long."""
+    return isa.prefetch_level if isa.lanes == 16 else 1
+
+
+def _chunk(cache: CacheSpec, isa: Isa) -> int:
     """Keys of a chunk: of packed caches as many as PACKED_CHUNK_BYTES hold, a power of two."""
     if cache.is_float:
-        return CHUNKS[lanes]
+        return SECOND_CACHE_CHUNK if _float_level(isa) == 2 else CHUNKS[isa.lanes]
     chunk = PACKED_CHUNK
     while 2 * chunk * cache.token_bytes <= PACKED_CHUNK_BYTES * cache.kv_heads:
         chunk *= 2
@@ -244,7 +254,7 @@ def _merge(spec: AttentionSpec, buffers: Mapping[str, Any], threads: Any) -> Non
 
 
 def _ahead(spec: AttentionSpec, key_cache: Any, value_cache: Any, head: Any) -> Ahead:
-    cache = spec.cache
+    cache, level = spec.cache, _float_level(spec.isa)
     key_line, value_line = (
         LINE_BYTES // (2 if dtype == "float16" else 4) for dtype in (cache.keys.dtype, cache.values.dtype)
     )
@@ -253,9 +263,9 @@ def _ahead(spec: AttentionSpec, key_cache: Any, value_cache: Any, head: Any) -> 
         # The keys of 16 tokens are one piece of memory: a 16th of it is asked for per token.
         element = T.floormod(token, T.int64(BLOCK)) * cache.head_dim + line * key_line
         block = T.floordiv(token, T.int64(BLOCK))
-        prefetch(key_cache[head, block, T.floordiv(element, T.int64(BLOCK)), T.int64(0)])
+        prefetch(key_cache[head, block, T.floordiv(element, T.int64(BLOCK)), T.int64(0)], level)
 
     def value(token: Any, line: Any) -> None:
-        prefetch(value_cache[head, token, line * value_line])
+        prefetch(value_cache[head, token, line * value_line], level)
 
     return Ahead(key, -(-cache.head_dim // key_line), value, -(-cache.value_dim // value_line))

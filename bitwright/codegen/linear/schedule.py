@@ -30,9 +30,7 @@ _SLOWEST_BITS = 2
 """Codes that take so long to unpack without VNNI that the order of loads does not matter, and instructions do."""
 OPERAND_REGISTERS = 8
 """Besides sums, of which ``can_be_ordered`` holds as many as there are other registers."""
-_LOOKUP_GROUP = {1: 32, 2: 64}
-"""Longer groups have fewer products of scales than a table of them costs: on a Zen 5 and on a Zen 4, which multiplies
-half as many floats a cycle, told apart by ``isa.prefetch_level``."""
+_LOOKUP_GROUP = 32  # longer groups have fewer products of scales than a table costs
 
 
 @dataclass(frozen=True)
@@ -93,11 +91,7 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
         return LinearSchedule()
     if spec.rows is None:
         rows, columns = _register_block(spec, isa)
-        if (
-            spec.layout(isa).group > _LOOKUP_GROUP[isa.prefetch_level]
-            or not isa.scale_exponent
-            or spec.scheme.terms != 1
-        ):
+        if spec.layout(isa).group > _LOOKUP_GROUP or not isa.scale_exponent or spec.scheme.terms != 1:
             return LinearSchedule(rows=rows, columns=columns)
         # The table of scales shares the nearest cache with the unpacked codes.
         return LinearSchedule(rows=rows, columns=columns, depth=LinearSchedule.depth // 2, lookup=True)

@@ -20,8 +20,8 @@ from bitwright.autotune.dot_peak import build_dot_peak, measure_dot_peak
 from bitwright.autotune.timing import aligned, median_seconds
 from bitwright.codegen.isa import select_isa
 from bitwright.codegen.linear import LinearSpec, build_linear, linear_arguments
-from bitwright.codegen.linear.scale_table import LEVELS
 from bitwright.codegen.linear.spec import TOKENS
+from bitwright.codegen.quantized_rows import LEVELS
 from bitwright.errors import BitwrightError, UsageError
 from bitwright.scheme import LinearScheme
 from bitwright.target import Target

@@ -3,7 +3,7 @@
 Every byte is such that no half or single precision number made of these bytes is infinite, NaN or subnormal, so
 codes, scales, activations and caches of any kernel can be cut out of it. It is larger than the last cache level; what
 is cut out *cold* moves through all of it, so that it has left the caches when it is read again, as the weights of a
-model have.
+model have. Scales of activations have every mantissa: kernels look products up by them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.codegen.layout import TensorSpec
+from bitwright.codegen.quantized_rows import LEVELS
 from bitwright.errors import UnsupportedError
 
 _ALIGNMENT = 64
@@ -24,6 +25,8 @@ _PATTERN_BYTES = 1 << 20
 LEAST_BYTES = 64 << 20
 MOST_BYTES = 512 << 20
 HOT_BYTES = 48 << 20
+SCALE = "scale"
+"""What names of scales of activations begin with."""
 
 
 def arena_bytes(caches: Mapping[str, int]) -> int:
@@ -84,7 +87,10 @@ class Arena:
             raise UnsupportedError("the tensors of a kernel are too large to be measured", limit=f"{HOT_BYTES} bytes")
         start, self._hot = self._hot, _round_up(self._hot + spec.nbytes)
         self._bytes[start : self._hot] = np.resize(self._pattern, self._hot - start)  # kernels may have written there
-        return self._view(start, spec)
+        view = self._view(start, spec)
+        if spec.dtype == "float32" and spec.name.startswith(SCALE):
+            view[...] = 1 + np.random.default_rng(2).integers(0, LEVELS, view.shape) / LEVELS
+        return view
 
     def release(self) -> None:
         """Forget the hot tensors: their places are given out again."""

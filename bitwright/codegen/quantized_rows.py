@@ -20,6 +20,8 @@ SCALE_BITS = {1: 3, 2: 23}
 
 So few of them that kernels can hold a table of what weights' scales times each mantissa are (``linear.scale_table``).
 """
+LEVELS = 1 << SCALE_BITS[1]
+"""Mantissas of the scales of int8 activations."""
 
 
 @dataclass(frozen=True)

@@ -112,3 +112,16 @@ def test_latencies_are_measured_once_and_kept(tmp_path: Path) -> None:
     measure_kernels(table, path, wanted, target, told.append)
     assert told[-1] == (f"time kernels {again}/{again}" if again else "time kernels 9/9")
     assert len(told) == 10 + (again + 1 if again else 0)
+
+
+def test_scales_of_activations_have_every_mantissa() -> None:
+    """Kernels look products of scales up: with few of them the table would stay in the nearest cache."""
+    from bitwright.autotune.arena import Arena
+    from bitwright.codegen.layout import TensorSpec
+    from bitwright.codegen.quantized_rows import LEVELS
+
+    arena = Arena(1 << 20)
+    scales = arena.hot(TensorSpec("scale", "float32", (64, 18)))
+    assert sorted(set((scales.ravel() * LEVELS).tolist())) == [float(LEVELS + n) for n in range(LEVELS)]
+    assert arena.hot(TensorSpec("scales", "float16", (64,))).dtype == "float16"
+    assert len(set(arena.hot(TensorSpec("x", "float32", (64, 18))).ravel().tolist())) > LEVELS

@@ -16,11 +16,8 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import llvm, load, splat, store, vector
 from bitwright.codegen.isa import Isa
-from bitwright.codegen.quantized_rows import SCALE_BITS
+from bitwright.codegen.quantized_rows import LEVELS, SCALE_BITS
 from bitwright.codegen.vectormath import hold
-
-LEVELS = 1 << SCALE_BITS[1]
-"""Mantissas of the scales of int8 activations."""
 
 MIN_TOKENS = 48
 """Tokens from which the products are worth computing ahead."""

@@ -17,6 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import PrimFunc, Var
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
+from bitwright.codegen.stack import aligned_stack
 from bitwright.codegen.tir_pipeline import register
 
 
@@ -62,8 +63,15 @@ def index_of(value: Any) -> Any:
 
 def loop(extent: Any, kind: Literal["serial", "parallel"] = "serial", *, start: Any = 0) -> Any:
     """``with loop(n) as i``: i = start .. start+extent-1 in int64."""
-    make = {"serial": T.serial, "parallel": T.parallel}[kind]
-    return make(index_of(start), index_of(start + extent))
+    bounds = index_of(start), index_of(start + extent)
+    return T.serial(*bounds) if kind == "serial" else _parallel(*bounds)
+
+
+@contextmanager
+def _parallel(start: Any, end: Any) -> Iterator[Any]:
+    """The body of a parallel loop becomes a function."""
+    with T.parallel(start, end) as index, aligned_stack():
+        yield index
 
 
 def splat(value: Any, lanes: int) -> Any:

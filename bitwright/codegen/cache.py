@@ -189,6 +189,7 @@ def build_cache_append(spec: AppendSpec) -> Any:
 
     from bitwright.codegen.builder import kernel, loop, symbol
     from bitwright.codegen.rowloop import for_rows
+    from bitwright.codegen.stack import aligned_stack
 
     cache = spec.cache
     with kernel(spec.name) as k:
@@ -216,7 +217,7 @@ def build_cache_append(spec: AppendSpec) -> Any:
             with T.If(n * T.int64(width) >= T.int64(PARALLEL_ELEMENTS)):
                 with T.Then(), loop(cache.kv_heads, "parallel") as head:
                     of_head(head)
-                with T.Else(), loop(cache.kv_heads) as head:
+                with T.Else(), aligned_stack(), loop(cache.kv_heads) as head:
                     of_head(head)
     return k.func
 

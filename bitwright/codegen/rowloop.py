@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.builder import loop, symbol
+from bitwright.codegen.stack import aligned_stack
 
 PARALLEL_ELEMENTS = 32768
 """Elements from which a launch (about 4 us) costs less than the half of the serial time that it saves on two cores."""
@@ -26,5 +27,5 @@ def for_rows(extent: Any, width: int, body: Callable[[Any], None]) -> None:
     with T.If(extent * T.int64(width) >= T.int64(PARALLEL_ELEMENTS)):
         with T.Then(), loop(extent, "parallel") as row:
             body(row)
-        with T.Else(), loop(extent) as row:
+        with T.Else(), aligned_stack(), loop(extent) as row:
             body(row)

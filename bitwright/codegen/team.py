@@ -80,6 +80,7 @@ def standalone(team_kernel: TeamKernel, threads: int) -> Any:
     from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
     from bitwright.codegen.builder import kernel, loop
+    from bitwright.codegen.stack import aligned_stack
 
     with kernel(team_kernel.name) as function:
         buffers = {
@@ -94,5 +95,6 @@ def standalone(team_kernel: TeamKernel, threads: int) -> Any:
                 with loop(threads, "parallel") as thread:
                     phase.emit(buffers, thread, threads)
             else:  # all of it; with one thread a split phase is that too
-                phase.emit(buffers, 0, threads)
+                with aligned_stack():
+                    phase.emit(buffers, 0, threads)
     return function.func

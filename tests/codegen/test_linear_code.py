@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bitwright.codegen.isa import AVX512VBMI, AVX512VNNI, AVXVNNI, GENERIC, Isa
+from bitwright.codegen.isa import AVX2, AVX512VBMI, AVX512VNNI, AVXVNNI, GENERIC, Isa
 from bitwright.codegen.linear import LinearSpec, build_linear
 from bitwright.scheme import LinearScheme
 
@@ -57,6 +57,18 @@ def test_codebooks_are_shuffles_of_registers(name: str, isa: Isa, instruction: s
     for block in hot:
         assert re.search(rf"{instruction}\s.*%zmm", block)
         assert not SPILL.search(block)
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["decode", "prefill"])
+def test_spilled_vectors_lie_on_cache_lines(rows: int | None) -> None:
+    """Sixteen registers do not hold what this kernel computes; LLVM alone would align the stack to 16 bytes."""
+    spec = LinearSpec(1536, 576, LinearScheme.parse("u3g32a16"), rows=rows)  # type: ignore[arg-type]
+    hot = [function for function in assembly(spec, AVX2, mcpu="znver3").split("@function") if "vpmaddubsw" in function]
+    assert hot
+    for function in hot:
+        moves = re.findall(r"(vmov\w+)\s+(?:%ymm\d+, -?\d*\(%rsp\)|-?\d*\(%rsp\), %ymm\d+)", function)
+        assert "andq\t$-64, %rsp" in function
+        assert moves and set(moves) <= {"vmovaps", "vmovapd", "vmovdqa"}
 
 
 @pytest.mark.parametrize("name", ["u2g32a8", "u3g32a8", "u4g32za8", "u5g32a8", "u6g32a8", "u8g32a8", "c5g32a8"])

@@ -20,6 +20,7 @@ from bitwright.codegen.attention.word_block import WordBlock, WordTile
 from bitwright.codegen.attention.word_dot import multiplies_words
 from bitwright.codegen.builder import kernel, load, loop, store, symbol
 from bitwright.codegen.cache import CacheSpec
+from bitwright.codegen.stack import aligned_stack
 from bitwright.codegen.vectormath import for_spans, hold, splat
 
 CHUNK = 64
@@ -66,7 +67,7 @@ def for_parts(threads: int, units: Any, parallel: Any, unit: Any) -> None:
     Every second turn is dealt backwards: costs grow with the units, and the last part would always get the dearest.
     """
     if threads == 1:
-        with loop(units) as u:
+        with aligned_stack(), loop(units) as u:
             unit(u)
         return
     with T.If(parallel):
@@ -75,7 +76,7 @@ def for_parts(threads: int, units: Any, parallel: Any, unit: Any) -> None:
             u = T.Bind(turn * threads + place)
             with T.If(u < units), T.Then():
                 unit(u)
-        with T.Else(), loop(units) as u:
+        with T.Else(), aligned_stack(), loop(units) as u:
             unit(u)
 
 

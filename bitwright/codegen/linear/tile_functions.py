@@ -27,6 +27,7 @@ from bitwright.codegen.linear.prefill_float import prefill_float
 from bitwright.codegen.linear.schedule import LinearSchedule
 from bitwright.codegen.linear.spec import TOKENS, LinearSpec, activation_tensors, result_tensors
 from bitwright.codegen.ordered import loads_in_order
+from bitwright.codegen.stack import aligned_stack
 
 
 def compute_tiles(args: Arguments, first: Any, count: Any) -> None:
@@ -121,7 +122,8 @@ def _function(tiles: _Tiles, name: str) -> Any:
             tiles.schedule,
             scalars["tiles"],
         )
-        compute_tiles(args, scalars["first"], scalars["count"])
+        with aligned_stack():
+            compute_tiles(args, scalars["first"], scalars["count"])
     function = builder.get()
     return private.private_function(function.params, function.body)
 

@@ -14,6 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 
 from bitwright.codegen.private import pointer, private_function
+from bitwright.codegen.stack import aligned_stack
 from bitwright.codegen.team import THREADS, TeamKernel
 from bitwright.errors import InternalError
 
@@ -32,7 +33,8 @@ def team_worker(kernel: TeamKernel, phase: int, threads: int) -> Any:
         for spec, variable in declared:
             shape = tuple(T.int64(threads if extent == THREADS else extent) for extent in spec.shape)
             buffers[spec.name] = T.decl_buffer(shape, spec.dtype, data=variable) if shape else variable
-        kernel.phases[phase].emit(buffers, thread, count)
+        with aligned_stack():
+            kernel.phases[phase].emit(buffers, thread, count)
     function = builder.get()
     return private_function(function.params, function.body)
 

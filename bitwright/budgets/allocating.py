@@ -145,7 +145,10 @@ def allocate(profile: Profile, budgets: Budgets, settings: Settings | None = Non
         if priced is settings.latencies:
             break
         settings = replace(settings, latencies=priced)
-        found = _allocate(profile, budgets, settings)
+        try:
+            found = _allocate(profile, budgets, settings)
+        except InfeasibleError:  # by this round's sums of times, which are not the whole's
+            break
         best = min(best, found, key=lambda plan: plan.value)
     return best
 
@@ -179,7 +182,9 @@ def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocat
             break
         for resource in limits:
             seen[resource].append(Seen(float(found.vertex.uses[resource]), whole[resource]))
-        changed = {resource: next_aim(resource, limit, seen[resource]) for resource, limit in limits.items()}
+        # Integer programs meet their bounds within a tolerance, which is what a plan of least KL has to spare.
+        beyond = {resource: max(float(found.vertex.uses[resource]) - aim[resource], 0.0) for resource in limits}
+        changed = {r: next_aim(r, limit, seen[r]) - 2 * beyond[r] for r, limit in limits.items()}
         if changed == aim:
             break
         aim = changed

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,12 +14,14 @@ import pytest
 
 from bitwright import pipeline
 from bitwright.allocation import RESOURCES, Budgets
+from bitwright.budgets import allocating
 from bitwright.budgets.allocating import Seen, Settings, allocate, next_aim, site_choices
 from bitwright.budgets.profile_options import ProfileOptions
 from bitwright.budgets.profiling import profile_model
 from bitwright.errors import InfeasibleError, InputError, UnsupportedError, UsageError
 from bitwright.frontend.model import ImportedModel
 from bitwright.options import Options
+from bitwright.passes.allocate.solve import solve
 from bitwright.plan import Plan
 from bitwright.runs import MixedScheme, Scheme, WeightsScheme, runs_of
 from bitwright.scheme import CacheScheme, LinearScheme
@@ -207,6 +210,20 @@ def test_a_bound_on_the_divergence_minimises_bytes(profile: Profile) -> None:
     assert found.binding == ("kl",)
 
 
+def test_what_an_integer_program_takes_beyond_its_bounds_is_taken_back(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of plans that meet all bounds but for its tolerance, a bound of least KL leaves no other to a round alike."""
+
+    def tolerant(problem: Any, objective: int, limits: Mapping[int, float], method: Any) -> Any:
+        return solve(problem, objective, {resource: limit * (1 + 1e-8) for resource, limit in limits.items()}, method)
+
+    beyond = allocate(profile, Budgets(max_bytes=budget(profile, 0.2))).predicted["kl"]
+    bound = beyond * (1 - 1e-9)
+    monkeypatch.setattr(allocating, "solve", tolerant)
+    assert allocate(profile, Budgets(max_kld=bound)).predicted["kl"] <= bound
+
+
 def test_average_bits_are_a_budget_of_bytes(profile: Profile) -> None:
     parameters = sum(site.parameters for site in profile.header.sites)
     assert allocate(profile, Budgets(avg_bits=9)).bytes <= 9 * parameters / 8
@@ -277,6 +294,18 @@ def test_a_bound_on_time_is_used_up_where_times_are_not_additive(profile: Profil
     found = allocate(profile, Budgets(max_decode_ms=bound), Settings(latencies=latencies))
     # Tiles of so small a model are steps of 2 %.
     assert 0.97 * bound < found.predicted["decode_ms"] <= bound
+
+
+class Worse(Bandwidth):
+    """What it takes beside what a plan reads leaves no time for anything."""
+
+    def reading(self, schemes: Mapping[str, Scheme]) -> Bandwidth:
+        return replace(self, decode_fixed=1000.0)
+
+
+def test_a_plan_that_was_found_is_kept_when_later_prices_find_none(profile: Profile) -> None:
+    found = allocate(profile, Budgets(max_decode_ms=1.6), Settings(latencies=Worse(profile.header.sites)))
+    assert found.predicted["decode_ms"] <= 1.6
 
 
 def test_between_two_plans_the_next_aim_lies_between_them() -> None:

@@ -1,5 +1,7 @@
 """Which schedule a compilation uses: the best on record for the target, else for its instruction set, else the default.
 
+Where nobody measured a kernel with as many threads, the nearest number of them serves.
+
 Records are looked for in a file that the user names, or in the user's own cache and in what ships with the package.
 """
 
@@ -48,14 +50,19 @@ class TunedSchedules:
     used: dict[Workload, Knobs] = field(default_factory=dict, compare=False)
 
     def __call__(self, spec: LinearSpec, isa: Isa) -> LinearSchedule:
-        for m in (1,) if spec.rows == 1 else _tokens(self.records):
-            for name in same_code(isa):
-                shape = (spec.outputs, spec.inputs)
-                workload = Workload("linear", shape, spec.scheme.name, m, self.threads, name)
-                knobs = best_schedule(workload, self.records, self.fingerprint)
-                if knobs is not None:
-                    self.used[workload] = knobs
-                    return schedule_of(knobs, spec, isa)
+        shape = (spec.outputs, spec.inputs)
+        workloads = [
+            Workload("linear", shape, spec.scheme.name, m, self.threads, name)
+            for m in ((1,) if spec.rows == 1 else _tokens(self.records))
+            for name in same_code(isa)
+        ]
+        if not any(ratios(workload, self.records) for workload in workloads):
+            workloads = [near for workload in workloads if (near := nearest(workload, self.records)) is not None]
+        for workload in workloads:
+            knobs = best_schedule(workload, self.records, self.fingerprint)
+            if knobs is not None:
+                self.used[workload] = knobs
+                return schedule_of(knobs, spec, isa)
         return default_schedule(spec, isa)
 
     @property
@@ -83,20 +90,18 @@ def _bare(isa: Isa) -> Isa:
 
 
 def best_schedule(workload: Workload, records: Sequence[Record], fingerprint: str) -> Knobs | None:
-    """The knobs on record: of this very target if it was tuned there (None if the default won), else of its like.
-
-    Where nobody tuned for as many threads, for the nearest number of them.
-    """
+    """The knobs on record: of this very target if it was tuned there (None if the default won), else of its like."""
     own = [r for r in records if r.workload == workload and r.fingerprint == fingerprint]
     if ratios(workload, own):
         return best_knobs(workload, own)
-    if any(r.workload == workload for r in records):
-        return best_knobs(workload, records)
-    counts = {r.workload.threads for r in records if replace(r.workload, threads=workload.threads) == workload}
-    if not counts:
-        return None
-    nearest = min(counts, key=lambda count: (abs(count - workload.threads), count))
-    return best_knobs(replace(workload, threads=nearest), records)
+    return best_knobs(workload, records)
+
+
+def nearest(workload: Workload, records: Iterable[Record]) -> Workload | None:
+    """The workload on the number of threads nearest to its own that it was measured with; None if it never was."""
+    measured = (record.workload for record in records if record.ratio is not None)
+    alike = {other for other in measured if replace(other, threads=workload.threads) == workload}
+    return min(alike, key=lambda other: (abs(other.threads - workload.threads), other.threads), default=None)
 
 
 def load_records(named: Path | None, isa: Isa, fingerprint: str, cpu: str) -> tuple[Record, ...]:

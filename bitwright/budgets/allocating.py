@@ -182,7 +182,7 @@ def _allocate(profile: Profile, budgets: Budgets, settings: Settings) -> Allocat
             break
         for resource in limits:
             seen[resource].append(Seen(float(found.vertex.uses[resource]), whole[resource]))
-        # Integer programs meet their bounds within a tolerance, which is what a plan of least KL has to spare.
+        # Integer programs meet their bounds within a tolerance; plans bound by KL may have no more than that to spare.
         beyond = {resource: max(float(found.vertex.uses[resource]) - aim[resource], 0.0) for resource in limits}
         changed = {r: next_aim(r, limit, seen[r]) - 2 * beyond[r] for r, limit in limits.items()}
         if changed == aim:

@@ -25,7 +25,7 @@ define internal void @{_SYMBOL}() alwaysinline {{
 
 @contextmanager
 def aligned_stack() -> Iterator[None]:
-    """Around the code of a function, or of a parallel loop, which becomes a function."""
+    """Around the code of a function, or of the body of a parallel loop, which becomes a function."""
     with T.attr(T.int32(0), "pragma_import_llvm", _IR):
         T.evaluate(T.call_extern("void", _SYMBOL))
         yield

@@ -96,7 +96,12 @@ def test_records_of_kernels_of_another_generation_are_left_out(tmp_path: Path) -
 
 def test_where_nobody_tuned_for_as_many_threads_the_nearest_number_serves() -> None:
     one, eight = (replace(workload(), threads=threads) for threads in (1, 8))
-    records = [record(one, KNOBS, "there", 0.8), record(eight, OTHER, "there", 0.8)]
-    assert best_schedule(workload(), records, "here") == KNOBS
-    assert best_schedule(replace(workload(), threads=6), records, "here") == OTHER
-    assert best_schedule(workload(), [record(workload(), KNOBS, "there", 1.2), *records], "here") is None
+    records = (record(one, KNOBS, "there", 0.8), record(eight, OTHER, "there", 0.8))
+    default = default_schedule(SPEC, AVX512VNNI)
+    assert TunedSchedules(records, "here", 2)(SPEC, AVX512VNNI) == replace(default, **KNOBS)
+    assert TunedSchedules(records, "here", 6)(SPEC, AVX512VNNI) == replace(default, **OTHER)
+    # Where the default won with as many threads, others' gains count nothing; a failure says nothing.
+    won = record(workload(), KNOBS, "there", 1.2)
+    assert TunedSchedules((won, *records), "here", 2)(SPEC, AVX512VNNI) == default
+    failed = replace(won, seconds=None, default_seconds=None, failure="it did not build")
+    assert TunedSchedules((failed, *records), "here", 2)(SPEC, AVX512VNNI) == replace(default, **KNOBS)

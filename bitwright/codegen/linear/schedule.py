@@ -42,7 +42,8 @@ class LinearSchedule:
         prefetch_level: of the cache that they are asked into, 1 or 2.
         chain: most dot products in decoding that wait for each other.
         span: most inputs whose dot products in decoding are straight-line code; longer groups are loops of spans.
-        ordered: decoding reads codes strictly in the order of memory (``ordered_sums``); chains do not matter then.
+        ordered: decoding reads codes strictly in the order of memory (``ordered_sums``); ``chain`` does not matter
+            then.
         rows, columns: tokens and vectors of outputs that prefill computes at a time in registers.
         depth: most inputs that prefill unpacks at a time (at least a group).
         lookup: prefill looks products of scales up, where target and activations allow it (``scale_table``).
@@ -104,6 +105,7 @@ def _decode_schedule(spec: LinearSpec, isa: Isa) -> LinearSchedule:
         return LinearSchedule(prefetch=_DISTANCE_OF_BITS.get(bits, _DISTANCE[level]), prefetch_level=level)
     if isa.dot == "maddubs":
         return LinearSchedule(prefetch=_SLOW_DISTANCE, prefetch_level=1, ordered=ordered and bits > _SLOWEST_BITS)
+    ordered = ordered and isa.registers > 16  # not measured with fewer
     return LinearSchedule(prefetch=0 if ordered else _DISTANCE[level], prefetch_level=level, ordered=ordered)
 
 
@@ -122,15 +124,21 @@ def _register_block(spec: LinearSpec, isa: Isa) -> tuple[int, int]:
 
 
 def can_be_ordered(spec: LinearSpec, isa: Isa) -> bool:
-    """The sums of every position, block and term fit the registers, beside what is multiplied."""
+    """The integer sums of every position, block and term fit the registers, beside what is multiplied.
+
+    Sums of bounded chains are two: the chain's, and what it is added to.
+    """
     layout = spec.layout(isa)
-    positions = len(set(layout.positions)) if isa.dot == "vnni" else 1
-    sums = positions * layout.blocks * spec.scheme.terms
+    if isa.dot == "vnni":
+        each = len(set(layout.positions))
+    else:
+        each = 1 if spec.scheme.weight.operand_bits == 8 else 2
+    sums = each * layout.blocks * spec.scheme.terms
     return isa.dot != "portable" and sums <= isa.registers - OPERAND_REGISTERS
 
 
 def decode_space(spec: LinearSpec, isa: Isa) -> dict[str, tuple[int, ...]]:
-    """Values of each knob that changes the decode kernel of ``spec``."""
+    """Values of each knob that changes the decode kernel of ``spec``; ``chain`` does where it is not ``ordered``."""
     if spec.scheme.weight.is_float:
         return {}
     group = spec.layout(isa).group

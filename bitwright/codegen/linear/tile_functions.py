@@ -32,12 +32,13 @@ from bitwright.codegen.stack import aligned_stack
 
 def compute_tiles(args: Arguments, first: Any, count: Any) -> None:
     """Emit what computes ``count`` tiles of a part from tile ``first`` on."""
-    if isinstance(count, int) and count == 1:
-        _generator(args.spec)(args, first)
-        return
     ordered = args.spec.rows == 1 and args.schedule.ordered
-    with loads_in_order(4 * args.layout.lanes) if ordered else nullcontext(), loop(count, start=first) as tile:
-        _generator(args.spec)(args, tile)
+    with loads_in_order(4 * args.layout.lanes) if ordered else nullcontext():
+        if isinstance(count, int) and count == 1:
+            _generator(args.spec)(args, first)
+            return
+        with loop(count, start=first) as tile:
+            _generator(args.spec)(args, tile)
 
 
 def _generator(spec: LinearSpec) -> Any:

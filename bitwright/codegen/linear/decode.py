@@ -50,10 +50,10 @@ def _sums_in_order(args: Arguments, prepared: Prepared, tile: Any, group: Any, s
 
 
 def _sums_of_spans(args: Arguments, prepared: Prepared, tile: Any, group: Any, starts: Starts, x_sum: Any) -> Registers:
-    layout, dot = args.layout, args.dot
+    layout = args.layout
     span = args.schedule.fitting_span(layout.group)
     spans, units = layout.group // span, span // layout.unit
-    sums = sums_in_place if dot.in_place else sums_moved
+    sums = sums_in_place if args.dot.in_place else sums_moved
 
     def ask(first_unit: Any) -> None:
         for elements in _codes_ahead(args, tile, first_unit, units):
@@ -62,12 +62,12 @@ def _sums_of_spans(args: Arguments, prepared: Prepared, tile: Any, group: Any, s
 
     if spans == 1:
         ask(group * units)
-        return sums(args, dot, prepared, tile, group * units, units, starts, x_sum)
-    totals = start_sums(args, dot, starts, x_sum)
+        return sums(args, prepared, tile, group * units, units, starts, x_sum)
+    totals = start_sums(args, starts, x_sum)
     with loop(spans) as index:
         first_unit = (group * spans + index) * units
         ask(first_unit)
-        part = sums(args, dot, prepared, tile, first_unit, units, None, None)
+        part = sums(args, prepared, tile, first_unit, units, None, None)
         for sum_index in range(len(totals)):
             totals[sum_index] = totals[sum_index] + part[sum_index]
     return totals

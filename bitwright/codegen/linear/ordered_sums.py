@@ -67,7 +67,7 @@ def sums_in_order(
     layout, dot = args.layout, args.dot
     place = layout.positions if dot.in_place else (0,) * len(layout.positions)
     positions = sorted(set(place))
-    totals = start_sums(args, dot, offsets, activation_sum)
+    totals = start_sums(args, offsets, activation_sum)
     others = {position: zero_registers(len(totals), totals.dtype) for position in positions[1:]}
     registers = {0: totals, **others}
     span = args.schedule.fitting_span(layout.group)

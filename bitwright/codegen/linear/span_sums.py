@@ -10,15 +10,12 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own convention
 from bitwright.codegen.builder import Registers, splat, vector, zero_registers
 from bitwright.codegen.layout import INPUT_MULTIPLE
 from bitwright.codegen.linear.arguments import Arguments
-from bitwright.codegen.linear.dot import Dot
 from bitwright.codegen.linear.int8_group import accumulate_chunk, centred, packed_x
 from bitwright.codegen.linear.lookup import wraps
 from bitwright.codegen.linear.unpack import field_codes, lines_of, step_codes
 
 
-def start_sums(
-    args: Arguments, dot: Dot, offsets: list[Any] | None, activation_sum: Any, position: int = 0
-) -> Registers:
+def start_sums(args: Arguments, offsets: list[Any] | None, activation_sum: Any, position: int = 0) -> Registers:
     """int32 sums of each term and block, term by term: zero, and for the last term offset * sum * 2**position."""
     totals = zero_registers(args.terms * args.layout.blocks, vector("int32", args.layout.lanes))
     if offsets is None:
@@ -26,13 +23,12 @@ def start_sums(
     start = activation_sum << T.int32(position) if position else activation_sum
     last = (args.terms - 1) * args.layout.blocks
     for block, offset in enumerate(offsets):
-        totals[last + block] = centred(dot, totals[last + block], offset, start)
+        totals[last + block] = centred(args.dot, totals[last + block], offset, start)
     return totals
 
 
 def sums_in_place(
     args: Arguments,
-    dot: Dot,
     prepared: Callable[[Any], Any],
     tile: Any,
     first_unit: Any,
@@ -46,10 +42,10 @@ def sums_in_place(
     sums are shifted down to the next and added, and so on: exact, and a shift per position instead of one per code.
     Sums are cut into short chains, because a dot product has to wait for the one before it in its chain.
     """
-    layout, lanes = args.layout, args.layout.lanes
+    layout, lanes, dot = args.layout, args.layout.lanes, args.dot
     place = layout.positions
     positions = sorted(set(place), reverse=True)
-    totals = start_sums(args, dot, offsets, activation_sum, positions[0])
+    totals = start_sums(args, offsets, activation_sum, positions[0])
     for position, above in zip(positions, [positions[0], *positions], strict=False):
         steps = [(unit, step) for unit in range(units) for step in range(len(layout.fields)) if place[step] == position]
         if position != above:
@@ -74,7 +70,6 @@ def sums_in_place(
 
 def sums_moved(
     args: Arguments,
-    dot: Dot,
     prepared: Callable[[Any], Any],
     tile: Any,
     first_unit: Any,
@@ -84,7 +79,7 @@ def sums_moved(
 ) -> Registers:
     """The same where operands must stay small: every code is moved to bit 0."""
     layout = args.layout
-    totals = start_sums(args, dot, offsets, activation_sum)
+    totals = start_sums(args, offsets, activation_sum)
 
     def operand(block: int, step: int) -> Any:
         unit, inner = divmod(step, layout.unit // 4)
@@ -96,7 +91,7 @@ def sums_moved(
     for chunk in range(units * layout.unit // INPUT_MULTIPLE):
         steps = chunk * (INPUT_MULTIPLE // 4)
         accumulate_chunk(
-            dot,
+            args.dot,
             totals,
             args.terms,
             layout.blocks,
